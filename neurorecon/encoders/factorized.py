@@ -1,0 +1,190 @@
+"""Factorised 3D convolutional core with a Gaussian readout: the field's standard baseline encoder.
+
+Core: layers of a spatial convolution followed by a causal temporal one (Hoefling et al. 2022; Turishcheva et al. 2023).
+Readout: each neuron looks through a Gaussian at a place of the feature maps that it learns (Lurz et al. 2021). The
+original samples that place while training; here the expectation under the Gaussian is taken exactly, which has the same
+mean, no sampling noise, and a gradient that reaches further than one pixel.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from neurorecon.encoders.convolution import convolve
+
+
+def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
+    """(..., H, W, C) -> (..., ceil(H / patch), ceil(W / patch), patch * patch * C), zeros beyond the border.
+
+    A strided convolution in this form has stride 1, and so a gradient that needs no dilated convolution.
+    """
+    *lead, height, width, channels = x.shape
+    pads = [(0, 0)] * len(lead) + [(0, -height % patch), (0, -width % patch), (0, 0)]
+    x = jnp.pad(x, pads)
+    rows, columns = x.shape[-3] // patch, x.shape[-2] // patch
+    x = x.reshape(*lead, rows, patch, columns, patch, channels)
+    x = jnp.moveaxis(x, -4, -3)
+    return x.reshape(*lead, rows, columns, patch * patch * channels)
+
+
+class SpatialConv(nn.Module):
+    """Convolution over height and width, every frame alike: (window, time, h, w, C) -> (window, time, h, w, features)."""
+
+    features: int
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        k = self.kernel_size
+        kernel = self.param("kernel", nn.initializers.he_normal(), (k, k, x.shape[-1], self.features))
+        frames = x.reshape(-1, *x.shape[2:])
+        same = ((k - 1) // 2, k // 2)
+        frames = convolve(frames, kernel.astype(x.dtype), (same, same))
+        return frames.reshape(*x.shape[:2], *frames.shape[1:])
+
+
+class TemporalConv(nn.Module):
+    """Causal convolution over time: frame t sees frames t - kernel_size + 1 .. t."""
+
+    features: int
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        window, time, height, width, channels = x.shape
+        kernel = self.param(
+            "kernel", nn.initializers.he_normal(), (self.kernel_size, 1, channels, self.features)
+        )
+        past = ((self.kernel_size - 1, 0), (0, 0))
+        x = convolve(x.reshape(window, time, height * width, channels), kernel.astype(x.dtype), past)
+        return x.reshape(window, time, height, width, self.features)
+
+
+class BehaviourModulation(nn.Module):
+    """Behaviour -> (log gain, offset), each (window, time, neuron): running and pupil change gain and baseline."""
+
+    num_neurons: int
+    hidden: int = 8
+
+    @nn.compact
+    def __call__(self, behaviour: jax.Array) -> tuple[jax.Array, jax.Array]:
+        hidden = jnp.tanh(nn.Dense(self.hidden, dtype=behaviour.dtype, name="hidden")(behaviour))
+        zeros = nn.initializers.zeros_init()
+        gain = nn.Dense(self.num_neurons, False, kernel_init=zeros, dtype=behaviour.dtype, name="gain")(hidden)
+        offset = nn.Dense(self.num_neurons, False, kernel_init=zeros, dtype=behaviour.dtype, name="offset")(hidden)
+        return jnp.tanh(gain), offset
+
+
+def _uniform(limit: float):
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+class GaussianReadout(nn.Module):
+    """Feature maps (window, time, h, w, C) -> (window, time, neuron), a learned place and weights per neuron."""
+
+    num_neurons: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        window, time, height, width, channels = features.shape
+        dtype = features.dtype
+        # Positions in units of the shorter half-axis, so that a Gaussian is round on the screen.
+        position = self.param("position", _uniform(0.3), (self.num_neurons, 2)).astype(dtype)
+        log_sigma = self.param("log_sigma", nn.initializers.constant(-1.0), (self.num_neurons,)).astype(dtype)
+        weights = self.param("weights", nn.initializers.normal(0.02), (self.num_neurons, channels)).astype(dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.num_neurons,)).astype(dtype)
+        half = min(height, width) / 2
+        rows = (jnp.arange(height, dtype=dtype) - (height - 1) / 2) / half
+        columns = (jnp.arange(width, dtype=dtype) - (width - 1) / 2) / half
+        # At least about half a feature pixel wide: narrower ones would lose their gradient between two pixels.
+        variance = jnp.exp(2 * jnp.clip(log_sigma, -4.0, 1.0))[:, None] + (0.5 / half) ** 2
+        in_rows = jax.nn.softmax(-((rows - position[:, :1]) ** 2) / (2 * variance), axis=-1)
+        in_columns = jax.nn.softmax(-((columns - position[:, 1:]) ** 2) / (2 * variance), axis=-1)
+        # One dense matrix product: on every backend quicker than gathering, in the gradient above all.
+        kernel = jnp.einsum("nh,nw,nc->hwcn", in_rows, in_columns, weights)
+        flat = features.reshape(window * time, -1) @ kernel.reshape(-1, self.num_neurons)
+        return flat.reshape(window, time, self.num_neurons) + bias
+
+
+class Factorized(nn.Module):
+    """Factorised 3D convolutional core + Gaussian readout + behaviour gain and offset.
+
+    Attributes:
+      num_neurons: neurons of each readout (one readout per animal).
+      canvas: (height, width) of the inputs, in pixels.
+      window_frames, frame_step: frames per training window and the distance between them, in frames.
+      warmup_frames: first frames of a window whose history is incomplete; training leaves them out.
+      features, spatial_kernels, temporal_kernels: widths and kernel sizes of the core's layers.
+      patch: the first layer's stride.
+      stimulus_mean, stimulus_std, behaviour_mean, behaviour_std: statistics of the training trials.
+    """
+
+    num_neurons: tuple[int, ...]
+    canvas: tuple[int, ...]
+    window_frames: int = 32
+    frame_step: int = 2
+    warmup_frames: int = 10
+    features: tuple[int, ...] = (24, 32)
+    spatial_kernels: tuple[int, ...] = (5, 3)
+    temporal_kernels: tuple[int, ...] = (7, 5)
+    patch: int = 2
+    stimulus_mean: float = 127.5
+    stimulus_std: float = 60.0
+    behaviour_mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    behaviour_std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+
+    padding: float = 127.5
+
+    time_invariant: ClassVar[bool] = True
+
+    @property
+    def screen(self) -> tuple[int, int]:
+        return tuple(self.canvas)
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, *, readout: int = 0, train: bool = False) -> jax.Array:
+        """Predicted responses.
+
+        Args:
+          inputs: (window, time, height, width, 5): movie in grey values 0..255, then the four behaviour planes.
+          readout: which animal's readout.
+          train: batch statistics in place of running ones.
+
+        Returns:
+          (window, time, neuron), positive.
+        """
+        movie = (inputs[..., :1] - self.stimulus_mean) / self.stimulus_std
+        behaviour = inputs[..., 1:].mean(axis=(-3, -2))
+        behaviour = (behaviour - jnp.asarray(self.behaviour_mean, inputs.dtype)) / jnp.asarray(
+            self.behaviour_std, inputs.dtype
+        )
+        x = space_to_depth(movie, self.patch)
+        for layer, (width, space, time) in enumerate(
+            zip(self.features, self.spatial_kernels, self.temporal_kernels)
+        ):
+            x = SpatialConv(width, space, name=f"spatial{layer}")(x)
+            x = TemporalConv(width, time, name=f"temporal{layer}")(x)
+            x = nn.BatchNorm(
+                use_running_average=not train, momentum=0.95, epsilon=1e-5, dtype=x.dtype, name=f"norm{layer}"
+            )(x)
+            x = nn.elu(x)
+        readouts = [GaussianReadout(n, name=f"readout{i}") for i, n in enumerate(self.num_neurons)]
+        modulations = [BehaviourModulation(n, name=f"behaviour{i}") for i, n in enumerate(self.num_neurons)]
+        if self.is_initializing():  # every readout needs its parameters, whichever animal comes first
+            for look, modulate in zip(readouts, modulations):
+                look(x), modulate(behaviour)
+        gain, offset = modulations[readout](behaviour)
+        scale = self._scale(readout)
+        return scale * jnp.exp(gain) * jax.nn.softplus(readouts[readout](x) + offset)
+
+    def _scale(self, readout: int) -> jax.Array:
+        scales = [
+            self.param(f"log_scale{i}", nn.initializers.zeros_init(), (n,)) for i, n in enumerate(self.num_neurons)
+        ]
+        return jnp.exp(scales[readout])
+

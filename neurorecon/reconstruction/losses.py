@@ -1,0 +1,70 @@
+"""Response losses: (prediction, target) -> one value per element, and the masked reductions that sum them up.
+
+Every function takes arrays (..., time, neuron) and returns the same shape, so that a user's own composes with ours.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+ResponseLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def poisson(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """Poisson negative log-likelihood without its constant, p - y log(p + 1e-8), as published (method: Bauer et al. 2026).
+
+    The 1e-8 keeps the logarithm finite where a prediction underflows to zero.
+    """
+    return prediction - target * jnp.log(prediction + 1e-8)
+
+
+def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """(p - y) squared."""
+    return (prediction - target) ** 2
+
+
+def gaussian(residual_std: jax.Array) -> ResponseLoss:
+    """Gaussian negative log-likelihood with a standard deviation per neuron, (neuron,), measured on training trials."""
+
+    def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
+        return 0.5 * ((prediction - target) / residual_std) ** 2
+
+    return loss
+
+
+def gamma(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """Gamma negative log-likelihood at shape 1 without its constant, log p + y / p: noise in proportion to the mean."""
+    floor = prediction + 1e-3  # predictions near zero would weigh without bound
+    return jnp.log(floor) + target / floor
+
+
+def combine(
+    losses: Mapping[str, tuple[float, ResponseLoss]],
+    prediction: jax.Array,
+    target: jax.Array,
+    weights: jax.Array,
+    *,
+    mean: bool,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Weighted sum of named losses, reduced over (stack, time, neuron) where `weights` count.
+
+    Args:
+      losses: name -> (weight, function).
+      prediction, target: (window, stack, time, neuron).
+      weights: broadcast to the same shape; 0 leaves an element out.
+      mean: divide by the sum of the weights of each window, in place of a plain sum.
+
+    Returns:
+      (window,) totals and the (window,) value of every term before its weight.
+    """
+    axes = (1, 2, 3)
+    weights = jnp.broadcast_to(weights, prediction.shape).astype(prediction.dtype)
+    norm = jnp.maximum(weights.sum(axes), 1e-12) if mean else 1.0
+    terms = {}
+    for name, (_, function) in losses.items():
+        # Elements left out are zeroed before they are summed: 0 * inf would be NaN.
+        values = jnp.where(weights > 0, function(prediction, target), 0.0)
+        terms[name] = (values * weights).sum(axes) / norm
+    total = sum((weight * terms[name] for name, (weight, _) in losses.items()), jnp.zeros(prediction.shape[0]))
+    return total.astype(prediction.dtype), terms

@@ -1,0 +1,216 @@
+"""Recipes: everything that a reconstruction is made of, composed from parts that users can replace."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from neurorecon.errors import NeuroreconError
+from neurorecon.reconstruction import losses as response_losses
+from neurorecon.reconstruction import parametrisations, updates, windows
+from neurorecon.reconstruction import priors as movie_priors
+
+MakePlan = Callable[[Any, int, jax.Array], windows.WindowPlan]
+MakeParametrisation = Callable[[tuple[int, int, int], Any], parametrisations.Parametrisation]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recipe:
+    """How a movie is descended to. Compared by identity, so that a recipe used twice compiles once.
+
+    Attributes:
+      name: for logs and reports.
+      losses: name -> (weight, response loss), see `losses`.
+      priors: name -> (weight, function of the movie (time, height, width) in grey values -> ()), see `priors`.
+      parametrisation: (shape, dtype) -> what is descended, see `parametrisations`.
+      update: number of steps -> optax transformation, see `updates`.
+      num_steps: pixel updates.
+      plan: (encoder, number of frames, key) -> the windows of one step, see `windows`.
+      mean_loss: each window's loss is a mean over its responses (published), not a sum.
+      normalise_windows: divide each window's gradient over all five input channels by its L2 norm + 1e-6 (published).
+      stitch: a frame's gradient is the "mean" over the windows that hold it (published) or the "sum".
+      ensemble: "movies": each encoder descends to a movie of its own and they are averaged; "gradients": one movie,
+        the encoders' gradients averaged at each step.
+      canvas: descend the encoder's whole padded canvas, starting at `start` (published), not the screen alone.
+      start: grey value of the first movie.
+      smoothing: sigma of the final Gaussian over time, height and width; 0 for none.
+      ablation: what happens to neurons left out: "exclude" from the loss, or "zero_target", the published way, in which
+        they stay with a target of zero.
+      penalty_weight: weight of the parametrisation's own negative log prior.
+    """
+
+    name: str
+    losses: Mapping[str, tuple[float, response_losses.ResponseLoss]]
+    parametrisation: MakeParametrisation
+    update: Callable[[int], optax.GradientTransformation]
+    num_steps: int
+    plan: MakePlan
+    priors: Mapping[str, tuple[float, movie_priors.MoviePrior]] = dataclasses.field(default_factory=dict)
+    mean_loss: bool = False
+    normalise_windows: bool = False
+    stitch: Literal["mean", "sum"] = "sum"
+    ensemble: Literal["movies", "gradients"] = "gradients"
+    canvas: bool = False
+    start: float = parametrisations.GREY
+    smoothing: float = 0.0
+    ablation: Literal["exclude", "zero_target"] = "exclude"
+    penalty_weight: float = 1.0
+
+    def __post_init__(self):
+        for field, allowed in (
+            ("stitch", ("mean", "sum")),
+            ("ensemble", ("movies", "gradients")),
+            ("ablation", ("exclude", "zero_target")),
+        ):
+            value = getattr(self, field)
+            if value not in allowed:
+                raise NeuroreconError(f"recipe {self.name}, {field}: expected one of {allowed}, found {value!r}")
+        if not self.losses:
+            raise NeuroreconError(f"recipe {self.name}, losses: expected at least one response loss, found none")
+        if self.num_steps < 1:
+            raise NeuroreconError(f"recipe {self.name}, num_steps: expected at least 1, found {self.num_steps}")
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with some parts changed.
+
+        Raises:
+          NeuroreconError: a name is not a part of a recipe.
+        """
+        known = {field.name for field in dataclasses.fields(self)}
+        for name in changes:
+            if name not in known:
+                raise NeuroreconError(f"recipe {self.name}: no part {name!r}; the parts are {', '.join(sorted(known))}")
+        return dataclasses.replace(self, **changes)
+
+
+def published_windows(encoder: Any, num_frames: int, key: jax.Array) -> windows.WindowPlan:
+    """Windows of two stacks every 8 frames and one flush with the end (35 for 300 frames)."""
+    del key
+    return windows.published_plan(
+        num_frames, window_frames=encoder.window_frames, frame_step=encoder.frame_step
+    )
+
+
+def economical_windows(encoder: Any, num_frames: int, key: jax.Array, *, tile_frames: int = 400) -> windows.WindowPlan:
+    """Every frame at most once a step.
+
+    Encoders of any length see the movie whole, one of its interleaved streams drawn anew each step; encoders of a fixed
+    window see windows side by side, shifted anew each step.
+    """
+    if encoder.time_invariant:
+        plan = windows.tiled_plan(
+            num_frames,
+            tile_frames=tile_frames,
+            frame_step=encoder.frame_step,
+            context_frames=encoder.warmup_frames * encoder.frame_step,
+        )
+        return windows.one_stream(plan, jax.random.randint(key, (), 0, encoder.frame_step))
+    span = encoder.window_frames * encoder.frame_step
+    shift = jax.random.randint(key, (), 0, span)
+    return windows.shifted_plan(
+        num_frames, shift, window_frames=encoder.window_frames, frame_step=encoder.frame_step
+    )
+
+
+def _cached(function):
+    """Equal arguments give the same recipe object, and so the same compiled step; arrays are compared by identity."""
+    cache: dict[Any, Recipe] = {}
+
+    @functools.wraps(function)
+    def wrapper(**changes):
+        key = tuple(sorted((k, v if isinstance(v, str | int | float | bool) else id(v)) for k, v in changes.items()))
+        if key not in cache:
+            # The arguments are kept with the recipe: an id must not be used again by another object.
+            recipe = function(**changes)
+            cache[key] = (recipe, changes)
+        return cache[key][0]
+
+    return wrapper
+
+
+@_cached
+def published_recipe(*, learning_rate: float = 1000.0, **changes: Any) -> Recipe:
+    """The recipe of Bauer, Margrie & Clopath (eLife 2026), quirks included.
+
+    Args:
+      learning_rate: of the momentum rule.
+      **changes: any part of `Recipe`: `ensemble` ("movies" as published, or "gradients"), `smoothing` (0.5; 0 for none),
+        `ablation` ("exclude", or "zero_target" as published), `num_steps` (999), ...
+
+    Raises:
+      NeuroreconError: a change is not a part of a recipe or has an unknown value.
+    """
+
+    def update(num_steps: int) -> optax.GradientTransformation:
+        del num_steps  # the published rate does not decay
+        return optax.chain(optax.clip(1.0), updates.published_momentum(learning_rate))
+
+    recipe = Recipe(
+        name="published",
+        losses={"poisson": (1.0, response_losses.poisson)},
+        parametrisation=parametrisations.direct,
+        update=update,
+        num_steps=999,
+        plan=published_windows,
+        mean_loss=True,
+        normalise_windows=True,
+        stitch="mean",
+        ensemble="movies",
+        canvas=True,
+        smoothing=0.5,
+    )
+    return recipe.replace(**changes)
+
+
+@_cached
+def default_recipe(
+    *,
+    likelihood_weight: float = 0.1,
+    learning_rate: float = 0.3,
+    power: np.ndarray | None = None,
+    prior_mean: np.ndarray | float = parametrisations.GREY,
+    **changes: Any,
+) -> Recipe:
+    """Maximum a posteriori under a Gaussian movie prior, descended in its whitened basis by Adam.
+
+    The movie prior does on purpose what the published recipe's averaging, mask and smoothing do in passing. Encoders
+    are combined within one descent.
+
+    Args:
+      likelihood_weight: weight of the summed response loss against the prior. Below 1 since responses of one neuron are
+        correlated over neighbouring frames and encoders are wrong in ways that neurons share.
+      learning_rate: of Adam, in prior standard deviations.
+      power: (time, height, width) prior variance of each cosine coefficient, e.g. `priors.measured_power` of training
+        movies; left out: `priors.natural_power` of the movie's shape.
+      prior_mean: prior mean in grey values: a number, (height, width) or (time, height, width).
+      **changes: any part of `Recipe`.
+
+    Raises:
+      NeuroreconError: a change is not a part of a recipe or has an unknown value.
+    """
+
+    def parametrisation(shape: tuple[int, int, int], dtype: Any) -> parametrisations.Parametrisation:
+        variance = movie_priors.natural_power(shape) if power is None else np.asarray(power)
+        if variance.shape != tuple(shape):
+            raise NeuroreconError(
+                f"recipe default, power: expected the movie's shape {tuple(shape)}, found {variance.shape}"
+            )
+        return parametrisations.whitened_cosine(jnp.asarray(variance, dtype), mean=prior_mean, dtype=dtype)
+
+    def update(num_steps: int) -> optax.GradientTransformation:
+        return updates.adam(learning_rate, num_steps=num_steps)
+
+    recipe = Recipe(
+        name="default",
+        losses={"poisson": (likelihood_weight, response_losses.poisson)},
+        parametrisation=parametrisation,
+        update=update,
+        num_steps=80,
+        plan=economical_windows,
+    )
+    return recipe.replace(**changes)

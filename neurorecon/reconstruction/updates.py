@@ -1,0 +1,52 @@
+"""Update rules as optax transformations: the pieces of the published rule, and ours."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class PublishedMomentumState(NamedTuple):
+    """State of `published_momentum`.
+
+    Attributes:
+      count: () int, updates made.
+      momentum: like the movie.
+    """
+
+    count: jax.Array
+    momentum: jax.Array
+
+
+def published_momentum(
+    learning_rate: float = 1000.0, *, decay: float = 0.9, second_decay: float = 0.999, warmup: int = 10
+) -> optax.GradientTransformation:
+    """The published rule (Bauer et al. 2026): Adam's first moment without its second, corrected for bias twice.
+
+    Update i = 1, 2, ...: rate = learning_rate * min(1, i / warmup); m = 0.9 m + 0.1 g;
+    step = rate * sqrt(1 - 0.999^(i+1)) / (1 - 0.9^(i+1))^2 * m. The exponents are i + 1 since the published loop counts
+    a first iteration that updates nothing.
+    """
+
+    def init(params):
+        return PublishedMomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradient, state, params=None):
+        del params
+        i = state.count + 1
+        dtype = jax.tree.leaves(gradient)[0].dtype
+        power = (i + 1).astype(dtype)
+        rate = learning_rate * jnp.minimum(1.0, i.astype(dtype) / warmup)
+        scale = rate * jnp.sqrt(1 - jnp.asarray(second_decay, dtype) ** power)
+        scale = scale / (1 - jnp.asarray(decay, dtype) ** power) ** 2
+        momentum = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state.momentum, gradient)
+        return jax.tree.map(lambda m: -scale * m, momentum), PublishedMomentumState(i, momentum)
+
+    return optax.GradientTransformation(init, update)
+
+
+def adam(learning_rate: float, *, num_steps: int, b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
+    """Adam whose rate falls to a tenth along a cosine: the last steps average the noise of random windows away."""
+    schedule = optax.cosine_decay_schedule(learning_rate, num_steps, alpha=0.1)
+    return optax.adam(schedule, b1=b1, b2=b2)
