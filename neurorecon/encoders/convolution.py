@@ -1,8 +1,8 @@
-"""A stride-1 convolution whose gradients are quick on every backend, inside device loops too.
+"""A stride-1 convolution whose gradients are quick on CPU, inside device loops too.
 
-XLA on CPU runs the transposed convolutions of automatic differentiation on a slow path inside `lax.scan` (measured: 30 to
-100 times slower, see BUILD_NOTES). Here the gradient with respect to the input is a plain convolution with the flipped
-kernel, and that of the kernel is one matrix product for each tap.
+XLA on CPU runs the convolutions of automatic differentiation on a slow path inside `lax.scan` (measured: 30 to 100 times
+slower, see BUILD_NOTES). There, the gradient with respect to the input is a plain convolution with the flipped kernel, and
+that of the kernel is a matrix product over pieces of the batch that stay in cache. Elsewhere autodiff is left alone.
 """
 
 from functools import partial
@@ -14,7 +14,9 @@ from jax import lax
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+_PIECE = 1 << 20  # elements of one unfolded piece in the kernel's gradient: about what a core's cache holds
+
+
 def convolve(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     """Cross-correlation over the two middle axes.
 
@@ -26,31 +28,46 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     Returns:
       (batch, rows', columns', feature).
     """
+    return _convolve_cpu(x, kernel, padding) if jax.default_backend() == "cpu" else _convolve(x, kernel, padding)
+
+
+def _convolve(x, kernel, padding):
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_cpu(x, kernel, padding):
+    return _convolve(x, kernel, padding)
+
+
 def _forward(x, kernel, padding):
-    return convolve(x, kernel, padding), (x, kernel)
+    return _convolve(x, kernel, padding), (x, kernel)
 
 
 def _backward(padding, residual, gradient):
     x, kernel = residual
-    taps = kernel.shape[:2]
-    mirrored = tuple((k - 1 - before, k - 1 - after) for k, (before, after) in zip(taps, padding))
+    mirrored = tuple((k - 1 - before, k - 1 - after) for k, (before, after) in zip(kernel.shape[:2], padding))
     # The barrier keeps XLA from folding the flip back into the convolution, the slow path again.
     flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
-    to_x = lax.conv_general_dilated(
-        gradient, flipped, (1, 1), mirrored, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns = gradient.shape[1:3]
-    flat = gradient.reshape(-1, gradient.shape[-1])
-
-    def tap(i, j):
-        return padded[:, i : i + rows, j : j + columns].reshape(-1, x.shape[-1]).T @ flat
-
-    to_kernel = jnp.stack([jnp.stack([tap(i, j) for j in range(taps[1])]) for i in range(taps[0])])
-    return to_x, to_kernel
+    return _convolve(gradient, flipped, mirrored), _kernel_gradient(x, gradient, kernel.shape, padding)
 
 
-convolve.defvjp(_forward, _backward)
+def _kernel_gradient(x, gradient, shape, padding):
+    row_taps, column_taps, channels, features = shape
+    batch, rows, columns, _ = gradient.shape
+    piece = max(1, min(batch, _PIECE // (rows * columns * channels * row_taps * column_taps)))
+    padded = jnp.pad(x, ((0, -batch % piece), *padding, (0, 0)))
+    gradient = jnp.pad(gradient, ((0, -batch % piece), (0, 0), (0, 0), (0, 0)))
+
+    def add(total, pieces):
+        seen, pull = pieces
+        taps = [seen[:, i : i + rows, j : j + columns] for i in range(row_taps) for j in range(column_taps)]
+        unfolded = jnp.concatenate(taps, axis=-1).reshape(-1, row_taps * column_taps * channels)
+        return total + unfolded.T @ pull.reshape(-1, features), None
+
+    pieces = (padded.reshape(-1, piece, *padded.shape[1:]), gradient.reshape(-1, piece, *gradient.shape[1:]))
+    total, _ = lax.scan(add, jnp.zeros((row_taps * column_taps * channels, features), x.dtype), pieces)
+    return total.reshape(shape)
+
+
+_convolve_cpu.defvjp(_forward, _backward)

@@ -95,7 +95,7 @@ class GaussianReadout(nn.Module):
         dtype = features.dtype
         # Positions in units of the shorter half-axis, so that a Gaussian is round on the screen.
         position = self.param("position", _uniform(0.3), (self.num_neurons, 2)).astype(dtype)
-        log_sigma = self.param("log_sigma", nn.initializers.constant(-1.0), (self.num_neurons,)).astype(dtype)
+        log_sigma = self.param("log_sigma", nn.initializers.constant(-2.0), (self.num_neurons,)).astype(dtype)
         weights = self.param("weights", nn.initializers.normal(0.02), (self.num_neurons, channels)).astype(dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.num_neurons,)).astype(dtype)
         half = min(height, width) / 2
@@ -120,7 +120,7 @@ class Factorized(nn.Module):
       window_frames, frame_step: frames per training window and the distance between them, in frames.
       warmup_frames: first frames of a window whose history is incomplete; training leaves them out.
       features, spatial_kernels, temporal_kernels: widths and kernel sizes of the core's layers.
-      patch: the first layer's stride.
+      strides: of each layer in space.
       stimulus_mean, stimulus_std, behaviour_mean, behaviour_std: statistics of the training trials.
     """
 
@@ -129,10 +129,10 @@ class Factorized(nn.Module):
     window_frames: int = 32
     frame_step: int = 2
     warmup_frames: int = 10
-    features: tuple[int, ...] = (24, 32)
+    features: tuple[int, ...] = (24, 48)
     spatial_kernels: tuple[int, ...] = (5, 3)
     temporal_kernels: tuple[int, ...] = (7, 5)
-    patch: int = 2
+    strides: tuple[int, ...] = (2, 2)
     stimulus_mean: float = 127.5
     stimulus_std: float = 60.0
     behaviour_mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
@@ -163,10 +163,11 @@ class Factorized(nn.Module):
         behaviour = (behaviour - jnp.asarray(self.behaviour_mean, inputs.dtype)) / jnp.asarray(
             self.behaviour_std, inputs.dtype
         )
-        x = space_to_depth(movie, self.patch)
-        for layer, (width, space, time) in enumerate(
-            zip(self.features, self.spatial_kernels, self.temporal_kernels)
+        x = movie
+        for layer, (width, space, time, stride) in enumerate(
+            zip(self.features, self.spatial_kernels, self.temporal_kernels, self.strides)
         ):
+            x = space_to_depth(x, stride)
             x = SpatialConv(width, space, name=f"spatial{layer}")(x)
             x = TemporalConv(width, time, name=f"temporal{layer}")(x)
             x = nn.BatchNorm(

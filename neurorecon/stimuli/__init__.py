@@ -1,0 +1,1 @@
+"""Stimuli made from numbers: natural movies, gratings, noise, single pixels. NumPy and SciPy only."""

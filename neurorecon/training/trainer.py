@@ -1,0 +1,333 @@
+"""Training an ensemble of encoders: `initial_state -> train_step -> train`, every draw a function of (seed, step)."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from neurorecon.encoders.canvas import make_inputs
+from neurorecon.encoders.prediction import predict_trial
+from neurorecon.errors import NeuroreconError
+from neurorecon.evaluation.response_metrics import single_trial_correlation
+from neurorecon.recordings.prepared import PreparedRecording
+from neurorecon.training.initialise import response_means, start_from_data
+from neurorecon.training.objective import cutmix, poisson_loss
+from neurorecon.training.schedule import warmup_cosine
+
+Encoder = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How encoders are trained.
+
+    Attributes:
+      num_steps: updates of each model.
+      batch_size: windows of each animal in a step.
+      learning_rate: peak of the schedule; `warmup_steps` up to it, then a cosine to 1 %.
+      weight_decay: of AdamW, on kernels and readout weights (not on biases, norms, positions and scales).
+      position_rate: learning rate of the readout positions, as a share of the others'.
+      ema_decay: of the running mean of weights and statistics, which is what is saved; it warms up as (1 + k) / (10 + k).
+      cutmix_probability: of mixing a batch.
+      validation_every: steps between two looks at the validation trials.
+      validation_trials: how many of them.
+      balanced: weigh each neuron's loss by the inverse of its mean response, so that quiet neurons count as well.
+    """
+
+    num_steps: int = 600
+    batch_size: int = 8
+    learning_rate: float = 5e-3
+    warmup_steps: int = 30
+    weight_decay: float = 0.01
+    position_rate: float = 0.1
+    ema_decay: float = 0.98
+    cutmix_probability: float = 0.0
+    validation_every: int = 100
+    validation_trials: int = 8
+    balanced: bool = True
+
+
+class TrainState(NamedTuple):
+    """Leaves have a leading model axis, but for `step`.
+
+    Attributes:
+      step: () updates made.
+      variables: what is descended, {"params": ..., "batch_stats": ...}.
+      optimiser: state of AdamW.
+      ema: running mean of `variables`.
+      best: the `ema` that did best on the validation trials so far.
+      best_score: (model,) its single-trial correlation.
+    """
+
+    step: jax.Array
+    variables: Any
+    optimiser: Any
+    ema: Any
+    best: Any
+    best_score: jax.Array
+
+
+def _optimiser(settings: TrainingSettings) -> optax.GradientTransformation:
+    schedule = warmup_cosine(
+        settings.learning_rate, warmup_steps=settings.warmup_steps, num_steps=settings.num_steps
+    )
+
+    def decayed(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: _name(path) in ("kernel", "weights", "space", "time"), params
+        )
+
+    def slowed(updates, params=None):
+        # Positions start from the data, close to where they belong: at the full rate Adam's noise carries them off.
+        del params
+        return jax.tree_util.tree_map_with_path(
+            lambda path, u: u * settings.position_rate if _name(path) == "position" else u, updates
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(1e4),  # against a single burst, far above the usual norm
+        optax.adamw(schedule, weight_decay=settings.weight_decay, mask=decayed),
+        optax.stateless(slowed),
+    )
+
+
+def _name(path: tuple) -> str:
+    return str(getattr(path[-1], "key", path[-1]))
+
+
+def initial_state(
+    encoder: Encoder,
+    recordings: Sequence[PreparedRecording],
+    settings: TrainingSettings,
+    *,
+    num_models: int,
+    key: jax.Array,
+) -> TrainState:
+    """Random weights of each model, with scales and positions from the training trials."""
+    inputs = jnp.zeros((1, encoder.window_frames, *encoder.canvas, 5))
+
+    def one(key):
+        return encoder.init({"params": key, "dropout": key}, inputs)
+
+    variables = jax.vmap(one)(jax.random.split(key, num_models))
+    variables = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+    like = start_from_data(jax.tree.map(lambda x: x[0], variables), recordings)
+    first = jax.tree.map(lambda x: x[0], variables)
+    # What the data set is the same for every model; the rest keeps its own random start.
+    variables = jax.tree.map(
+        lambda all_models, from_data, random: all_models
+        if from_data is random
+        else jnp.broadcast_to(from_data, all_models.shape),
+        variables,
+        like,
+        first,
+    )
+    optimiser = jax.vmap(_optimiser(settings).init)(variables["params"])
+    copy = partial(jax.tree.map, jnp.array)
+    return TrainState(
+        jnp.zeros((), jnp.int32),
+        variables,
+        optimiser,
+        copy(variables),
+        copy(variables),
+        jnp.full((num_models,), -jnp.inf),
+    )
+
+
+@partial(jax.jit, static_argnames=("encoder", "settings", "parallel"), donate_argnames=("state",))
+def train_step(encoder, settings: TrainingSettings, parallel: bool, state: TrainState, batches, weights, key):
+    """One update of every model.
+
+    Args:
+      encoder, settings, parallel: static; `parallel` batches the models by vmap, otherwise one after another.
+      state: given away.
+      batches: for each animal (stimulus (model, window, time, height, width), responses, behaviour).
+      weights: for each animal (neuron,).
+      key: of this step.
+
+    Returns:
+      The new state and the loss of each model, (model,), for each response.
+    """
+    transform = _optimiser(settings)
+    skip = encoder.warmup_frames if encoder.time_invariant else 0
+    num_responses = sum(w.shape[0] for w in weights) * (encoder.window_frames - skip)
+
+    def one_model(args):
+        variables, optimiser, ema, batch, key = args
+
+        def loss_of(params):
+            statistics, total = variables.get("batch_stats", {}), 0.0
+            for readout, (stimulus, responses, behaviour) in enumerate(batch):
+                inputs = make_inputs(stimulus.astype(jnp.float32), behaviour, encoder.canvas, encoder.padding)
+                predicted, changed = encoder.apply(
+                    {"params": params, "batch_stats": statistics},
+                    inputs,
+                    readout=readout,
+                    train=True,
+                    rngs={"dropout": jax.random.fold_in(key, readout)},
+                    mutable=["batch_stats"],
+                )
+                statistics = {**statistics, **changed.get("batch_stats", {})}
+                target = jax.nn.relu(responses[:, skip:])
+                total += poisson_loss(predicted[:, skip:], target, weights[readout])
+            return total / num_responses, statistics
+
+        (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
+        updates, optimiser = transform.update(gradient, optimiser, variables["params"])
+        new = {"params": optax.apply_updates(variables["params"], updates)}
+        if "batch_stats" in variables:
+            new["batch_stats"] = statistics
+        decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = jax.tree.map(lambda e, x: decay * e + (1 - decay) * x, ema, new)
+        return new, optimiser, ema, loss
+
+    num_models = state.best_score.shape[0]
+    xs = (state.variables, state.optimiser, state.ema, batches, jax.random.split(key, num_models))
+    if num_models == 1:
+        out = jax.tree.map(lambda x: x[None], one_model(jax.tree.map(lambda x: x[0], xs)))
+    else:
+        out = jax.vmap(one_model)(xs) if parallel else jax.lax.map(one_model, xs)
+    variables, optimiser, ema, loss = out
+    return TrainState(state.step + 1, variables, optimiser, ema, state.best, state.best_score), loss
+
+
+def draw_batches(
+    encoder: Encoder,
+    recordings: Sequence[PreparedRecording],
+    windows: Sequence[np.ndarray],
+    settings: TrainingSettings,
+    *,
+    num_models: int,
+    seed: int,
+    step: int,
+) -> list[tuple[np.ndarray, ...]]:
+    """The batches of one step, the same whenever it is asked for: (stimulus, responses, behaviour) of each animal."""
+    batches = []
+    for animal, (recording, legal) in enumerate(zip(recordings, windows)):
+        models = []
+        for model in range(num_models):
+            rng = np.random.default_rng([seed, step, animal, model])
+            chosen = legal[rng.integers(len(legal), size=settings.batch_size)]
+            batch = recording.gather(chosen, encoder.window_frames, encoder.frame_step, raw=True)
+            models.append(cutmix(*batch, rng, settings.cutmix_probability))
+        batches.append(tuple(np.stack(parts) for parts in zip(*models)))
+    return batches
+
+
+def validation_scores(
+    encoder: Encoder, variables: Any, recordings: Sequence[PreparedRecording], *, tier: str, num_trials: int
+) -> np.ndarray:
+    """(model,) single-trial correlation on the first trials of a tier, mean over animals; variables are stacked."""
+    num_models = jax.tree.leaves(variables)[0].shape[0]
+    scores = np.zeros((num_models, len(recordings)))
+    for model in range(num_models):
+        member = jax.tree.map(lambda x, m=model: x[m], variables)
+        for animal, recording in enumerate(recordings):
+            trials = [recording.target(i) for i in recording.trial_ids(tier)[:num_trials]]
+            predictions = [predict_trial(encoder, member, t.stimulus, t.behaviour, readout=animal) for t in trials]
+            shortest = min(t.num_frames for t in trials)
+            scores[model, animal] = single_trial_correlation(
+                predictions, [t.responses for t in trials], skip=min(50, shortest // 4)
+            )
+    return scores.mean(1)
+
+
+def train(
+    encoder: Encoder,
+    recordings: Sequence[PreparedRecording],
+    settings: TrainingSettings,
+    *,
+    num_models: int,
+    seed: int,
+    validation_tier: str = "oracle",
+    parallel: bool | None = None,
+    state: TrainState | None = None,
+    on_step: Callable[[TrainState, dict[str, Any]], None] | None = None,
+) -> TrainState:
+    """Trains an ensemble from `state` (or from scratch) to the end.
+
+    Step k depends on (seed, k) and the state alone, so a resumed run is the same run.
+
+    Args:
+      encoder: one readout for each recording, in the same order.
+      recordings: one for each animal.
+      settings: see `TrainingSettings`.
+      num_models: trained side by side, each with its own start and batches.
+      seed: of everything random.
+      validation_tier: chooses the best moment of each model.
+      parallel: models at once by `vmap` (default on accelerators) or one after another (default on CPU).
+      state: where to go on.
+      on_step: called after each step with the state and what there is to log; the state's buffers are given away by
+        the next step, so copy what is kept.
+
+    Raises:
+      NeuroreconError: neurons or frame sizes that don't fit the encoder, or a loss that is not finite.
+    """
+    _check(encoder, recordings)
+    parallel = jax.default_backend() != "cpu" if parallel is None else parallel
+    key = jax.random.key(seed)
+    if state is None:
+        state = initial_state(encoder, recordings, settings, num_models=num_models, key=key)
+    windows = [r.windows("train", encoder.window_frames, encoder.frame_step) for r in recordings]
+    for recording, legal in zip(recordings, windows):
+        if not len(legal):
+            span = (encoder.window_frames - 1) * encoder.frame_step + 1
+            raise NeuroreconError(f"{recording.name}: no training trial has the {span} frames of one window")
+    weights = [_neuron_weights(r, settings.balanced) for r in recordings]
+    while (step := int(state.step)) < settings.num_steps:
+        batches = draw_batches(
+            encoder, recordings, windows, settings, num_models=num_models, seed=seed, step=step
+        )
+        state, loss = train_step(
+            encoder, settings, parallel, state, batches, weights, jax.random.fold_in(key, step)
+        )
+        losses = np.asarray(loss)
+        if not np.isfinite(losses).all():
+            bad = int(np.argmin(np.isfinite(losses)))
+            raise NeuroreconError(f"training: the loss of model {bad} is not finite at step {step}; lower the learning rate")
+        record: dict[str, Any] = {"step": step + 1, "loss": losses.tolist()}
+        if (step + 1) % settings.validation_every == 0 or step + 1 == settings.num_steps:
+            scores = validation_scores(
+                encoder, state.ema, recordings, tier=validation_tier, num_trials=settings.validation_trials
+            )
+            state = _keep_best(state, jnp.asarray(scores, jnp.float32))
+            record["validation_correlation"] = scores.tolist()
+        if on_step is not None:
+            on_step(state, record)
+    return state
+
+
+def _keep_best(state: TrainState, scores: jax.Array) -> TrainState:
+    better = scores > state.best_score
+
+    def choose(new, old):
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return state._replace(
+        best=jax.tree.map(choose, state.ema, state.best), best_score=jnp.maximum(scores, state.best_score)
+    )
+
+
+def _neuron_weights(recording: PreparedRecording, balanced: bool) -> np.ndarray:
+    if not balanced:
+        return np.ones(recording.num_neurons, np.float32)
+    means = response_means(recording)
+    # A near-silent neuron must not outweigh the rest of the population.
+    return (1.0 / np.maximum(means, 0.1 * np.median(means))).astype(np.float32)
+
+
+def _check(encoder: Encoder, recordings: Sequence[PreparedRecording]) -> None:
+    have, want = tuple(r.num_neurons for r in recordings), tuple(encoder.num_neurons)
+    if have != want:
+        raise NeuroreconError(f"recordings: expected {want} neurons, one number for each readout, found {have}")
+    for recording in recordings:
+        if tuple(recording.frame_shape) != tuple(encoder.screen):
+            raise NeuroreconError(
+                f"{recording.name}: expected frames of {tuple(encoder.screen)} as the encoder's screen, "
+                f"found {tuple(recording.frame_shape)}"
+            )
