@@ -38,9 +38,7 @@ _RANGE = flags.DEFINE_list(
 )
 _POOL = flags.DEFINE_integer("pool", 1, "Pixels averaged in each direction.")
 _FRAME_RATE = flags.DEFINE_float("frame_rate", None, "Frames per second.", required=True)
-_TRIAL_FRAMES = flags.DEFINE_integer(
-    "trial_frames", 300, "Frames of a trial; the last of a range may be shorter."
-)
+_TRIAL_FRAMES = flags.DEFINE_integer("trial_frames", 300, "Frames of a trial; the last of a range may be shorter.")
 _SPLITS = flags.DEFINE_string(
     "splits", None, "TIER=START:STOP[+START:STOP...],... in frames. Default: everything is for training."
 )

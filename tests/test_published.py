@@ -2,9 +2,9 @@
 
 import pickle
 import pickletools
+import resource
 import struct
 import time
-import tracemalloc
 import zipfile
 
 import jax
@@ -137,8 +137,8 @@ def test_dtypes_strides_and_shared_storages(tmp_path):
     )
     found = read_checkpoint(path)
     expected = [
-        values.reshape(3, 4), values.reshape(3, 4).T, values[[5, 7, 9, 11]].reshape(2, 2), np.full(5, 3, np.float32),
-        half, brain, np.array(2**40), np.array([1e300, -1e-300]), np.zeros((2, 0)),
+        values.reshape(3, 4), values.reshape(3, 4).T, values[[5, 7, 9, 11]].reshape(2, 2),
+        np.full(5, 3, np.float32), half, brain, np.array(2**40), np.array([1e300, -1e-300]), np.zeros((2, 0)),
     ]  # fmt: skip
     for ours, theirs in zip(found, expected):
         assert ours.dtype == theirs.dtype
@@ -166,7 +166,8 @@ def test_zip64(small, tmp_path, monkeypatch):
 
 
 def test_ordered_dicts_with_attributes(tmp_path):
-    pickled = b"\x80\x02ccollections\nOrderedDict\n)R(X\x01\x00\x00\x00aK\x05u}X\x09\x00\x00\x00_metadata}sb."
+    attributes = b"}X\x09\x00\x00\x00_metadata}sb"
+    pickled = b"\x80\x02ccollections\nOrderedDict\n)R(X\x01\x00\x00\x00aK\x05u" + attributes + b"."
     assert read_checkpoint(write_zip(tmp_path / "o.pth", pickled)) == {"a": 5}
 
 
@@ -206,6 +207,7 @@ class Evil:
         (b"\x80\x02ccollections\nOrderedDict\n](NeR.", "no function"),
         (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.", "unexpected arguments"),
         (b"\x80\x02X\x07\x00\x00\x00storageQ.", "persistent id"),
+        (listed(b"(" + tensor("0", "FloatStorage", 4, 0, (4,), (1,)) + b"}}}}tQ"), "persistent id"),
         (b"\x80\x02}" + b")" + b"\x86" * 3 + b".", "stack"),
         (b"\x80\x02h\x05.", "never kept"),
         (b"\x80\x02\x8a\xff" + b"\xff" * 255 + b".", "255 bytes"),
@@ -215,7 +217,7 @@ class Evil:
     ],
 )
 def test_everything_else_is_refused_by_name(tmp_path, capsys, pickled, named):
-    assert named in refused(read_checkpoint, write_zip(tmp_path / "e.pth", pickled))
+    assert named in refused(read_checkpoint, write_zip(tmp_path / "e.pth", pickled, s0=bytes(16)))
     assert "never be printed" not in capsys.readouterr().out
 
 
@@ -240,7 +242,7 @@ def test_tensors_outside_their_storage(tmp_path, arguments, named):
 
 def test_bombs_cost_neither_memory_nor_time(tmp_path):
     bombs = {
-        "nested": b"\x80\x02)" + b"\x85" * 1_000_000 + b".",
+        "nested": b"\x80\x02)" + b"\x85" * 900_000 + b".",
         "doubling": b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 100_000 + b".",
         "endless": b"\x80\x02]q\x00h\x00a.",
         "long": b"\x80\x02" + b"}" * 50_000_000 + b".",
@@ -249,11 +251,11 @@ def test_bombs_cost_neither_memory_nor_time(tmp_path):
     }
     for name, pickled in bombs.items():
         path = write_zip(tmp_path / "bomb.pth", pickled)
-        tracemalloc.start()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.monotonic()
         assert str(path) in refused(load_published, path), name
-        assert time.monotonic() - started < 5 and tracemalloc.get_traced_memory()[1] < 200e6, name
-        tracemalloc.stop()
+        assert time.monotonic() - started < 10, name
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000, name  # kB
     path = write_zip(tmp_path / "zip.pth", b"\x80\x02" + b"}" * 10_000_000 + b".", zipfile.ZIP_DEFLATED)
     assert "compressed" in refused(load_published, path)
 
@@ -307,6 +309,8 @@ def changed(small, tmp_path, change):
         (lambda c: c["params"]["frame_stack"].update(position="first"), "frame_stack"),
         (lambda c: c["params"]["frame_stack"].update(size=0), "frame_stack.size"),
         (lambda c: c["params"].pop("inputs_processor") and None, "inputs_processor"),
+        (lambda c: c["params"].update(nn_module=(np.zeros(3), {})), "params.nn_module"),
+        (lambda c: c["params"].update(responses_processor=("log", {})), "identity"),
         (lambda c: c["params"]["inputs_processor"][1].update(size=(1, 2, 3)), "size"),
         (lambda c: c["nn_state_dict"].pop("core.stem.0.weight") is None, "lacks 'core.stem.0.weight'"),
         (lambda c: c["nn_state_dict"].update(extra=np.zeros(2, np.float32)), "unknown 'extra'"),

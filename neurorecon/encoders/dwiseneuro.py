@@ -272,6 +272,8 @@ class DwiseNeuro(nn.Module):
       folded: batch norms are folded into the convolutions (see `fold_batch_norm`); for inference only.
       remat: recompute a block's activations in the backward pass instead of keeping them: less memory, a
         third slower.
+      screen: (height, width) of the movie in the middle of the canvas; left out, the published 36 x 64, or as
+        much of it as the canvas holds.
     """
 
     num_neurons: tuple[int, ...]
@@ -293,10 +295,16 @@ class DwiseNeuro(nn.Module):
     drop_path_rate: float = 0.1
     folded: bool = False
     remat: bool = False
+    screen: tuple[int, int] | None = None
 
     # Squeeze-and-excite averages over the window's time and the convolutions pad it: only whole windows make
     # sense.
     time_invariant = False
+
+    def __post_init__(self):
+        if self.screen is None:
+            self.screen = (min(36, self.canvas[0]), min(64, self.canvas[1]))
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, inputs: jax.Array, readout: int | None = 0, train: bool = False):

@@ -54,9 +54,7 @@ class TemporalConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         window, time, height, width, channels = x.shape
-        kernel = self.param(
-            "kernel", nn.initializers.he_normal(), (self.kernel_size, 1, channels, self.features)
-        )
+        kernel = self.param("kernel", nn.initializers.he_normal(), (self.kernel_size, 1, channels, self.features))
         past = ((self.kernel_size - 1, 0), (0, 0))
         x = convolve(x.reshape(window, time, height * width, channels), kernel.astype(x.dtype), past)
         return x.reshape(window, time, height, width, self.features)
@@ -188,4 +186,3 @@ class Factorized(nn.Module):
             self.param(f"log_scale{i}", nn.initializers.zeros_init(), (n,)) for i, n in enumerate(self.num_neurons)
         ]
         return jnp.exp(scales[readout])
-

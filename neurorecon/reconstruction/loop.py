@@ -2,17 +2,18 @@
 
     movie -> windows -> encoder -> predicted responses -> response loss -> gradient of the pixels -> update -> movie
 
-`_step` is that line; `advance` scans it on the device over steps, and batches it over movies (one per encoder, or one
-for all) and clips. Nothing here knows the true movie. Axes: movie, clip, model, window, stack, time, height, width.
+`_step` is that line; `advance` repeats it on the device, for every movie (one per encoder, or one for all) of every
+clip. Nothing here knows the true movie. Axes: movie, clip, model, window, stack, time, height, width.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -61,6 +62,7 @@ class Settings:
     readout: int
     shape: tuple[int, int, int]  # of the descended movie
     num_steps: int
+    steps_per_call: int  # at most; the space for the trace
     window_chunk: int | None  # windows at once through an encoder; bounds memory
     parallel: bool  # batch movies, clips and models by vmap, or one after another
 
@@ -72,119 +74,136 @@ def _batched(function: Callable, xs: Any, *, parallel: bool) -> Any:
     return jax.vmap(function)(xs) if parallel else lax.map(function, xs)
 
 
+def join_models(values: Sequence[Any], axis: int) -> Any:
+    """Joins values (..., model at `axis`, window); where encoders differ in windows, only their mean over them is kept."""
+    if len({v.shape[-1] for v in values}) > 1:
+        values = [v.mean(-1, keepdims=True) for v in values]
+    return jnp.concatenate(values, axis) if isinstance(values[0], jax.Array) else np.concatenate(values, axis)
+
+
 def _window_gradients(settings: Settings, encoder, variables, movie, clip: Recorded, plan: windows.WindowPlan):
-    """Gradient of the response loss at the pixels of every window: (window, stack, time, height, width), and its trace."""
+    """Gradient of each window's response loss at its pixels: (window, stack, time, height, width), and its trace."""
     recipe = settings.recipe
     padding = recipe.start if recipe.canvas else encoder.padding
 
     def one_window(place: windows.WindowPlan):
-        seen = jnp.take(movie, place.frames, axis=0)
-        target = jnp.take(clip.responses, place.frames, axis=0)
-        behaviour = jnp.take(clip.behaviour, place.frames, axis=0)
+        seen, target, behaviour = (
+            jnp.take(x, place.frames, axis=0) for x in (movie, clip.responses, clip.behaviour)
+        )
         weights = place.valid[..., None] * clip.neuron_weights
 
         def response_loss(inputs):
             predicted = encoder.apply(variables, inputs, readout=settings.readout)
-            total, terms = losses.combine(
-                recipe.losses, predicted[None], target[None], weights[None], mean=recipe.mean_loss
-            )
-            return total[0], {name: value[0] for name, value in terms.items()}
+            return losses.combine(recipe.losses, predicted, target, weights, mean=recipe.mean_loss)
 
-        def pixels_only(seen):
-            return response_loss(make_inputs(seen, behaviour, tuple(encoder.canvas), padding))
-
+        inputs, to_pixels = jax.vjp(lambda s: make_inputs(s, behaviour, tuple(encoder.canvas), padding), seen)
+        (total, terms), gradient = jax.value_and_grad(response_loss, has_aux=True)(inputs)
+        norm = jnp.sqrt(jnp.sum(gradient**2))
         if recipe.normalise_windows:
-            inputs, to_pixels = jax.vjp(lambda s: make_inputs(s, behaviour, tuple(encoder.canvas), padding), seen)
-            (total, terms), gradient = jax.value_and_grad(response_loss, has_aux=True)(inputs)
-            norm = jnp.sqrt(jnp.sum(gradient**2))
-            (gradient,) = to_pixels(gradient / (norm + 1e-6))
-        else:
-            (total, terms), gradient = jax.value_and_grad(pixels_only, has_aux=True)(seen)
-            norm = jnp.sqrt(jnp.sum(gradient**2))
-        return gradient * place.inside[..., None, None], {
-            "window_loss": total,
-            "window_gradient_norm": norm,
-            **terms,
-        }
+            gradient = gradient / (norm + 1e-6)
+        return *to_pixels(gradient), {"window_loss": total, "window_gradient_norm": norm, **terms}
 
     if settings.window_chunk is None:
         return jax.vmap(one_window)(plan)
     return lax.map(one_window, plan, batch_size=settings.window_chunk)
 
 
-def _pixel_gradient(settings: Settings, variables: tuple, movie, clip: Recorded, key):
-    """Gradient of the response loss, averaged over the encoders: (time, height, width), and its trace."""
-    recipe = settings.recipe
-    num_frames = settings.shape[0]
-    gradient, traces, num_models = jnp.zeros_like(movie), [], 0
+def pixel_gradient(settings: Settings, variables: Sequence[Variables], movie, clip: Recorded, key):
+    """Gradient of the response loss at the pixels, averaged over windows and then over encoders.
+
+    Args:
+      settings: static.
+      variables: for each group of encoders, stacked along a model axis.
+      movie: (time, height, width).
+      clip: without the clip axis.
+      key: of this step.
+
+    Returns:
+      (time, height, width), and the trace: () per loss, (model, window) for names that begin with `window_`.
+    """
+    recipe, num_frames = settings.recipe, settings.shape[0]
+    stitch = windows.stitch_mean if recipe.stitch == "mean" else windows.stitch_sum
+    gradients, traces = [], []
     for encoder, group in zip(settings.encoders, variables):
         plan = recipe.plan(encoder, num_frames, key)
         # A plan that looks at a part of the responses stands for all of them.
-        share = 1.0 if recipe.mean_loss else num_frames / jnp.maximum(plan.valid.sum(), 1)
-        stitch = windows.stitch_mean if recipe.stitch == "mean" else windows.stitch_sum
+        share = 1.0 if recipe.mean_loss else num_frames / jnp.maximum(plan.valid.sum(), 1).astype(movie.dtype)
 
-        def one_model(member, encoder=encoder, plan=plan, share=share, stitch=stitch):
+        def one_model(member, encoder=encoder, plan=plan, share=share):
             in_windows, trace = _window_gradients(settings, encoder, member, movie, clip, plan)
-            trace["loss"] = (trace["window_loss"].mean() if recipe.mean_loss else trace["window_loss"].sum()) * share
             return stitch(in_windows, plan, num_frames) * share, trace
 
-        gradients, trace = _batched(one_model, group, parallel=settings.parallel)
-        gradient = gradient + gradients.sum(0)
-        num_models += gradients.shape[0]
-        traces.append(trace)
-    trace = {name: jnp.concatenate([t[name] for t in traces]) for name in traces[0] if _stackable(name, traces)}
-    trace = {k: v if k.startswith("window_") else v.mean() for k, v in trace.items()}
-    return gradient / num_models, trace
+        gradient, trace = _batched(one_model, group, parallel=settings.parallel)
+        trace["loss"] = trace["window_loss"]
+        reduce = jnp.mean if recipe.mean_loss else jnp.sum
+        traces.append({k: v if k.startswith("window_") else reduce(v, -1) * share for k, v in trace.items()})
+        gradients.append(gradient)
+    trace = {}
+    for name in traces[0]:
+        values = [t[name] for t in traces]
+        trace[name] = join_models(values, 0) if name.startswith("window_") else jnp.concatenate(values).mean()
+    return jnp.concatenate(gradients).mean(0), trace
 
 
-def _stackable(name: str, traces: list[dict[str, jax.Array]]) -> bool:
-    """Encoders of different windows have no common window axis; their per-window values are left out of the trace."""
-    return len({t[name].shape[1:] for t in traces}) == 1
-
-
-def _step(settings: Settings, variables: tuple, clip: Recorded, mask, key, carry):
+def _step(settings: Settings, variables: Sequence[Variables], clip: Recorded, mask, key, carry):
     """One update of one movie of one clip."""
     recipe = settings.recipe
     step, latent, optimiser = carry
     parametrisation = recipe.parametrisation(settings.shape, latent.dtype)
     movie, to_latent = jax.vjp(parametrisation.to_pixels, latent)
-    gradient, trace = _pixel_gradient(settings, variables, movie, clip, jax.random.fold_in(key, step))
+    gradient, trace = pixel_gradient(settings, variables, movie, clip, jax.random.fold_in(key, step))
     gradient = gradient * mask
     for name, (weight, prior) in recipe.priors.items():
         trace[name], pull = jax.value_and_grad(prior)(movie)
         gradient = gradient + weight * pull
     (latent_gradient,) = to_latent(gradient)
-    penalty, pull = jax.value_and_grad(parametrisation.penalty)(latent)
+    trace["penalty"], pull = jax.value_and_grad(parametrisation.penalty)(latent)
     latent_gradient = latent_gradient + recipe.penalty_weight * pull
     updates, optimiser = recipe.update(settings.num_steps).update(latent_gradient, optimiser, latent)
     latent = parametrisation.project(optax.apply_updates(latent, updates))
-    trace["penalty"] = penalty
     return (step + 1, latent, optimiser), trace
 
 
-@partial(jax.jit, static_argnames=("settings", "num_steps"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("settings",))
 def advance(settings: Settings, num_steps: int, state: State, variables: tuple, recorded: Recorded, mask, key):
-    """`num_steps` updates of every movie of every clip; traces are (movie, clip, step, ...)."""
+    """`num_steps` <= `steps_per_call` updates of every movie of every clip.
+
+    The number of steps is not compiled in: a run cut anywhere runs the same code, and ends the same, as one that isn't.
+
+    Args:
+      settings: static.
+      num_steps: () int.
+      state: where the descent stands.
+      variables: for each group of encoders, stacked (movie, model, ...).
+      recorded: the clips.
+      mask: (height, width), times the gradient of the responses.
+      key: of the whole descent.
+
+    Returns:
+      The new state; the trace (movie, clip, step, ...), of which the first `num_steps` are filled.
+    """
 
     def one_clip(args, members):
         latent, optimiser, responses, behaviour = args
         clip = Recorded(responses, behaviour, recorded.neuron_weights)
+        step = partial(_step, settings, members, clip, mask, key)
 
-        def body(carry, _):
-            return _step(settings, members, clip, mask, key, carry)
+        def body(i, loop):
+            carry, traces = loop
+            carry, trace = step(carry)
+            return carry, jax.tree.map(lambda values, value: values.at[i].set(value), traces, trace)
 
-        (_, latent, optimiser), trace = lax.scan(body, (state.step, latent, optimiser), length=num_steps)
-        return latent, optimiser, trace
+        carry = (state.step, latent, optimiser)
+        _, trace = jax.eval_shape(step, carry)
+        traces = jax.tree.map(lambda x: jnp.zeros((settings.steps_per_call, *x.shape), x.dtype), trace)
+        (_, latent, optimiser), traces = lax.fori_loop(0, num_steps, body, (carry, traces))
+        return latent, optimiser, traces
 
     def one_movie(args):
         latent, optimiser, members = args
-        return _batched(
-            lambda xs: one_clip(xs, members),
-            (latent, optimiser, recorded.responses, recorded.behaviour),
-            parallel=settings.parallel,
-        )
+        clips = (latent, optimiser, recorded.responses, recorded.behaviour)
+        return _batched(lambda clip: one_clip(clip, members), clips, parallel=settings.parallel)
 
-    latent, optimiser, trace = _batched(
-        one_movie, (state.latent, state.optimiser, variables), parallel=settings.parallel
-    )
+    movies = (state.latent, state.optimiser, variables)
+    latent, optimiser, trace = _batched(one_movie, movies, parallel=settings.parallel)
     return State(state.step + num_steps, latent, optimiser), trace

@@ -47,24 +47,24 @@ def combine(
     *,
     mean: bool,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Weighted sum of named losses, reduced over (stack, time, neuron) where `weights` count.
+    """Weighted sum of named losses, reduced over all elements where `weights` count.
 
     Args:
       losses: name -> (weight, function).
-      prediction, target: (window, stack, time, neuron).
-      weights: broadcast to the same shape; 0 leaves an element out.
-      mean: divide by the sum of the weights of each window, in place of a plain sum.
+      prediction, target: (..., time, neuron).
+      weights: broadcast to the same shape; 0 leaves an element out, whatever its target is.
+      mean: divide by the sum of the weights, in place of a plain sum.
 
     Returns:
-      (window,) totals and the (window,) value of every term before its weight.
+      () the total and the () value of every term before its weight.
     """
-    axes = (1, 2, 3)
     weights = jnp.broadcast_to(weights, prediction.shape).astype(prediction.dtype)
-    norm = jnp.maximum(weights.sum(axes), 1e-12) if mean else 1.0
-    terms = {}
-    for name, (_, function) in losses.items():
-        # Elements left out are zeroed before they are summed: 0 * inf would be NaN.
-        values = jnp.where(weights > 0, function(prediction, target), 0.0)
-        terms[name] = (values * weights).sum(axes) / norm
-    total = sum((weight * terms[name] for name, (weight, _) in losses.items()), jnp.zeros(prediction.shape[0]))
-    return total.astype(prediction.dtype), terms
+    counts = weights > 0
+    # Elements left out take part with harmless values: in the gradient, 0 * inf would be NaN.
+    prediction, target = jnp.where(counts, prediction, 1.0), jnp.where(counts, target, 1.0)
+    norm = jnp.maximum(weights.sum(), 1e-12) if mean else 1.0
+    terms = {
+        name: jnp.where(counts, function(prediction, target) * weights, 0.0).sum() / norm
+        for name, (_, function) in losses.items()
+    }
+    return sum(weight * terms[name] for name, (weight, _) in losses.items()), terms

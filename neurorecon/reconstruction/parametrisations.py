@@ -74,18 +74,16 @@ def cosine_basis(length: int, dtype=jnp.float32) -> jax.Array:
 def cosine_transform(movie: jax.Array) -> jax.Array:
     """DCT-II over (time, height, width), orthonormal: matrix products, quick on every backend."""
     bases = [cosine_basis(n, movie.dtype) for n in movie.shape[-3:]]
-    return jnp.einsum("...thw,at,bh,cw->...abc", movie, *bases, optimize=True)
+    return jnp.einsum("...thw,at,bh,cw->...abc", movie, *bases, optimize=True, precision="highest")
 
 
 def inverse_cosine_transform(coefficients: jax.Array) -> jax.Array:
     """Inverse of `cosine_transform`."""
     bases = [cosine_basis(n, coefficients.dtype) for n in coefficients.shape[-3:]]
-    return jnp.einsum("...abc,at,bh,cw->...thw", coefficients, *bases, optimize=True)
+    return jnp.einsum("...abc,at,bh,cw->...thw", coefficients, *bases, optimize=True, precision="highest")
 
 
-def whitened_cosine(
-    power: jax.Array, *, mean: jax.Array | float = GREY, dtype=jnp.float32
-) -> Parametrisation:
+def whitened_cosine(power: jax.Array, *, mean: jax.Array | float = GREY, dtype=jnp.float32) -> Parametrisation:
     """Coefficients of a cosine basis in units of their standard deviation under a Gaussian movie prior.
 
     The latent is white under the prior, so plain descent moves coarse, slow structure first and the prior is half the

@@ -38,7 +38,6 @@ def natural_power(
     f_x = np.arange(width) * height / (2 * width)
     radius = np.sqrt(f_y[:, None] ** 2 + f_x[None] ** 2)
     space = (1 + (radius / corner_cycles[0]) ** 2) ** (-spatial_exponent / 2)
-    space *= np.outer(1.0 / (1 + 0 * f_y), 1.0 / (1 + 0 * f_x))
     slow = (1 + (f_t / corner_cycles[1]) ** 2) ** (-temporal_exponent / 2)
     power = slow[:, None, None] * space[None]
     return power * (std**2 * time * height * width / power.sum())
@@ -57,12 +56,14 @@ def measured_power(movies: Iterable[np.ndarray], shape: tuple[int, int, int], *,
       bins: per axis.
 
     Raises:
-      NeuroreconError: no movie is as long as `shape[0]`, or one has another frame size.
+      NeuroreconError: no movie is as long as `shape[0]`, or one has another frame size or NaN.
     """
     total, count = np.zeros(shape), 0
     for movie in movies:
         if movie.shape[1:] != tuple(shape[1:]):
             raise NeuroreconError(f"movies: expected frames of {tuple(shape[1:])}, found {movie.shape[1:]}")
+        if not np.isfinite(movie).all():
+            raise NeuroreconError("movies: expected finite grey values, found NaN or infinity")
         for start in range(0, movie.shape[0] - shape[0] + 1, shape[0]):
             piece = np.asarray(movie[start : start + shape[0]], np.float64) - 127.5
             total += scipy.fft.dctn(piece, norm="ortho") ** 2

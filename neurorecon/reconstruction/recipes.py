@@ -1,9 +1,11 @@
 """Recipes: everything that a reconstruction is made of, composed from parts that users can replace."""
 
 import dataclasses
+import difflib
 import functools
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +21,14 @@ MakePlan = Callable[[Any, int, jax.Array], windows.WindowPlan]
 MakeParametrisation = Callable[[tuple[int, int, int], Any], parametrisations.Parametrisation]
 
 
+TRACE_NAMES = ("loss", "penalty", "window_loss", "window_gradient_norm")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recipe:
-    """How a movie is descended to. Compared by identity, so that a recipe used twice compiles once.
+    """How a movie is descended to.
+
+    Compared by its parts, functions by identity: a recipe made anew of the same parts compiles nothing.
 
     Attributes:
       name: for logs and reports.
@@ -72,8 +79,35 @@ class Recipe:
                 raise NeuroreconError(f"recipe {self.name}, {field}: expected one of {allowed}, found {value!r}")
         if not self.losses:
             raise NeuroreconError(f"recipe {self.name}, losses: expected at least one response loss, found none")
+        for field in ("losses", "priors"):
+            terms = getattr(self, field)
+            for name, term in terms.items():
+                if not (isinstance(term, tuple) and len(term) == 2 and callable(term[1]) and math.isfinite(term[0])):
+                    raise NeuroreconError(
+                        f"recipe {self.name}, {field}, {name}: expected (weight, function), found {term!r}"
+                    )
+            object.__setattr__(self, field, dict(terms))  # a copy: the recipe can't change from outside
+        taken = [*TRACE_NAMES, *self.losses, *self.priors]
+        for name in {name for name in taken if taken.count(name) > 1}:
+            raise NeuroreconError(
+                f"recipe {self.name}: the name {name!r} is taken in the trace; give each loss and prior one of its own"
+            )
         if self.num_steps < 1:
             raise NeuroreconError(f"recipe {self.name}, num_steps: expected at least 1, found {self.num_steps}")
+        try:
+            hash(self)
+        except TypeError as error:
+            raise NeuroreconError(f"recipe {self.name}: expected hashable functions, found one that isn't ({error})") from None
+
+    def _parts(self) -> tuple:
+        parts = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return tuple(tuple(part.items()) if isinstance(part, dict) else part for part in parts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self._parts() == other._parts()
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some parts changed.
@@ -81,19 +115,18 @@ class Recipe:
         Raises:
           NeuroreconError: a name is not a part of a recipe.
         """
-        known = {field.name for field in dataclasses.fields(self)}
+        known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
-                raise NeuroreconError(f"recipe {self.name}: no part {name!r}; the parts are {', '.join(sorted(known))}")
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise NeuroreconError(f"recipe {self.name}: no part {name!r}; the nearest is {near!r}")
         return dataclasses.replace(self, **changes)
 
 
 def published_windows(encoder: Any, num_frames: int, key: jax.Array) -> windows.WindowPlan:
     """Windows of two stacks every 8 frames and one flush with the end (35 for 300 frames)."""
     del key
-    return windows.published_plan(
-        num_frames, window_frames=encoder.window_frames, frame_step=encoder.frame_step
-    )
+    return windows.published_plan(num_frames, window_frames=encoder.window_frames, frame_step=encoder.frame_step)
 
 
 def economical_windows(encoder: Any, num_frames: int, key: jax.Array, *, tile_frames: int = 400) -> windows.WindowPlan:
@@ -112,49 +145,37 @@ def economical_windows(encoder: Any, num_frames: int, key: jax.Array, *, tile_fr
         return windows.one_stream(plan, jax.random.randint(key, (), 0, encoder.frame_step))
     span = encoder.window_frames * encoder.frame_step
     shift = jax.random.randint(key, (), 0, span)
-    return windows.shifted_plan(
-        num_frames, shift, window_frames=encoder.window_frames, frame_step=encoder.frame_step
-    )
+    return windows.shifted_plan(num_frames, shift, window_frames=encoder.window_frames, frame_step=encoder.frame_step)
 
 
-def _cached(function):
-    """Equal arguments give the same recipe object, and so the same compiled step; arrays are compared by identity."""
-    cache: dict[Any, Recipe] = {}
+@functools.cache
+def _published_update(learning_rate: float) -> Callable[[int], optax.GradientTransformation]:
+    """Cached, as are those below, so that equal recipes are equal."""
 
-    @functools.wraps(function)
-    def wrapper(**changes):
-        key = tuple(sorted((k, v if isinstance(v, str | int | float | bool) else id(v)) for k, v in changes.items()))
-        if key not in cache:
-            # The arguments are kept with the recipe: an id must not be used again by another object.
-            recipe = function(**changes)
-            cache[key] = (recipe, changes)
-        return cache[key][0]
+    def update(num_steps: int) -> optax.GradientTransformation:
+        del num_steps  # the published rate does not decay
+        return optax.chain(optax.clip(1.0), updates.published_momentum(learning_rate))
 
-    return wrapper
+    return update
 
 
-@_cached
 def published_recipe(*, learning_rate: float = 1000.0, **changes: Any) -> Recipe:
     """The recipe of Bauer, Margrie & Clopath (eLife 2026), quirks included.
 
     Args:
       learning_rate: of the momentum rule.
       **changes: any part of `Recipe`: `ensemble` ("movies" as published, or "gradients"), `smoothing` (0.5; 0 for none),
-        `ablation` ("exclude", or "zero_target" as published), `num_steps` (999), ...
+        `ablation` ("exclude", or "zero_target" as published), `num_steps` (999), ... The published controls need no
+        part of their own: leave `update_mask` out, or give the strict one (alpha >= 1); give predicted responses.
 
     Raises:
       NeuroreconError: a change is not a part of a recipe or has an unknown value.
     """
-
-    def update(num_steps: int) -> optax.GradientTransformation:
-        del num_steps  # the published rate does not decay
-        return optax.chain(optax.clip(1.0), updates.published_momentum(learning_rate))
-
     recipe = Recipe(
         name="published",
         losses={"poisson": (1.0, response_losses.poisson)},
         parametrisation=parametrisations.direct,
-        update=update,
+        update=_published_update(float(learning_rate)),
         num_steps=999,
         plan=published_windows,
         mean_loss=True,
@@ -167,12 +188,50 @@ def published_recipe(*, learning_rate: float = 1000.0, **changes: Any) -> Recipe
     return recipe.replace(**changes)
 
 
-@_cached
+class _Value(NamedTuple):
+    """An array that is compared by its values."""
+
+    data: bytes
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: Any) -> "_Value":
+        array = np.asarray(array, np.float64)
+        return cls(array.tobytes(), array.shape)
+
+    def array(self) -> np.ndarray:
+        return np.frombuffer(self.data).reshape(self.shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _whitened(power: Callable[[tuple[int, int, int]], np.ndarray], mean: _Value) -> MakeParametrisation:
+    def parametrisation(shape: tuple[int, int, int], dtype: Any) -> parametrisations.Parametrisation:
+        variance = np.asarray(power(shape))
+        if variance.shape != shape or not (np.isfinite(variance) & (variance > 0)).all():
+            raise NeuroreconError(
+                f"recipe default, power: expected positive numbers of the movie's shape {shape}, found {variance.shape} "
+                f"from {variance.min():.3g} to {variance.max():.3g}"
+            )
+        offset = mean.array()
+        if offset.shape not in ((), shape[1:], shape) or not np.isfinite(offset).all():
+            raise NeuroreconError(
+                f"recipe default, prior_mean: expected a finite number or shape {shape[1:]} or {shape}, found {offset.shape}"
+            )
+        return parametrisations.whitened_cosine(jnp.asarray(variance, dtype), mean=offset, dtype=dtype)
+
+    return parametrisation
+
+
+@functools.cache
+def _adam(learning_rate: float) -> Callable[[int], optax.GradientTransformation]:
+    return lambda num_steps: updates.adam(learning_rate, num_steps=num_steps)
+
+
 def default_recipe(
     *,
     likelihood_weight: float = 0.1,
     learning_rate: float = 0.3,
-    power: np.ndarray | None = None,
+    power: Callable[[tuple[int, int, int]], np.ndarray] = movie_priors.natural_power,
     prior_mean: np.ndarray | float = parametrisations.GREY,
     **changes: Any,
 ) -> Recipe:
@@ -185,31 +244,21 @@ def default_recipe(
       likelihood_weight: weight of the summed response loss against the prior. Below 1 since responses of one neuron are
         correlated over neighbouring frames and encoders are wrong in ways that neurons share.
       learning_rate: of Adam, in prior standard deviations.
-      power: (time, height, width) prior variance of each cosine coefficient, e.g. `priors.measured_power` of training
-        movies; left out: `priors.natural_power` of the movie's shape.
+      power: shape (time, height, width) -> prior variance of each cosine coefficient, an array of that shape: see
+        `priors` (the 1/f spectrum of natural movies, or one measured on training movies).
       prior_mean: prior mean in grey values: a number, (height, width) or (time, height, width).
       **changes: any part of `Recipe`.
 
     Raises:
       NeuroreconError: a change is not a part of a recipe or has an unknown value.
     """
-
-    def parametrisation(shape: tuple[int, int, int], dtype: Any) -> parametrisations.Parametrisation:
-        variance = movie_priors.natural_power(shape) if power is None else np.asarray(power)
-        if variance.shape != tuple(shape):
-            raise NeuroreconError(
-                f"recipe default, power: expected the movie's shape {tuple(shape)}, found {variance.shape}"
-            )
-        return parametrisations.whitened_cosine(jnp.asarray(variance, dtype), mean=prior_mean, dtype=dtype)
-
-    def update(num_steps: int) -> optax.GradientTransformation:
-        return updates.adam(learning_rate, num_steps=num_steps)
-
+    if not callable(power):
+        raise NeuroreconError(f"recipe default, power: expected a function of the movie's shape, found {type(power).__name__}")
     recipe = Recipe(
         name="default",
         losses={"poisson": (likelihood_weight, response_losses.poisson)},
-        parametrisation=parametrisation,
-        update=update,
+        parametrisation=_whitened(power, _Value.of(prior_mean)),
+        update=_adam(float(learning_rate)),
         num_steps=80,
         plan=economical_windows,
     )

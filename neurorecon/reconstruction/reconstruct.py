@@ -42,12 +42,39 @@ class Progress(NamedTuple):
     """A descent that can be stored and gone on with.
 
     Attributes:
-      states: one for each group of encoders that is descended on its own.
+      states: one for each group of encoders that is descended on its own; a `State`, or its leaves as read from disk.
       traces: for each of them name -> (movie, clip, step, ...).
     """
 
-    states: tuple[State, ...]
+    states: tuple[Any, ...]
     traces: tuple[dict[str, np.ndarray], ...]
+
+    @property
+    def step(self) -> int:
+        """Updates made, the mean over the groups."""
+        return sum(int(jax.tree.leaves(state)[0]) for state in self.states) // len(self.states)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Flat names -> arrays, for storage."""
+        arrays = {}
+        for group, (state, trace) in enumerate(zip(self.states, self.traces)):
+            arrays |= {f"state:{group}:{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
+            arrays |= {f"trace:{group}:{name}": values for name, values in trace.items()}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Progress":
+        """The inverse of `to_arrays`."""
+        count = 1 + max(int(name.split(":")[1]) for name in arrays)
+        states: list[dict[int, np.ndarray]] = [{} for _ in range(count)]
+        traces: list[dict[str, np.ndarray]] = [{} for _ in range(count)]
+        for key, values in arrays.items():
+            kind, group, name = key.split(":", 2)
+            if kind == "state":
+                states[int(group)][int(name)] = values
+            else:
+                traces[int(group)][name] = values
+        return cls(tuple([s[i] for i in range(len(s))] for s in states), tuple(traces))
 
 
 class Job(NamedTuple):
@@ -152,10 +179,8 @@ def reconstruct_clips(
         )
         for job in jobs
     ]
-    if progress is None:
-        progress = Progress(
-            tuple(_start(s, job, num_clips, dtype) for s, job in zip(settings, jobs)), tuple({} for _ in jobs)
-        )
+    start = tuple(_start(s, job, num_clips, dtype) for s, job in zip(settings, jobs))
+    progress = Progress(start, tuple({} for _ in jobs)) if progress is None else _resumed(progress, start)
     for index, (job, setting) in enumerate(zip(jobs, settings)):
         while (done := int(progress.states[index].step)) < steps:
             # `advance` gives its buffers away: what the caller keeps must not be among them.
@@ -256,6 +281,20 @@ def _start(settings: Settings, job: Job, num_clips: int, dtype: Any) -> State:
     lead = (jax.tree.leaves(job.variables[0])[0].shape[0], num_clips)
     latent, optimiser = jax.tree.map(lambda x: jnp.broadcast_to(x, (*lead, *jnp.shape(x))), (latent, optimiser))
     return State(jnp.zeros((), jnp.int32), latent, optimiser)
+
+
+def _resumed(progress: Progress, start: tuple[State, ...]) -> Progress:
+    """The progress with its states in the structure of this descent's own."""
+    leaves = [jax.tree.leaves(state) for state in progress.states]
+    expected = [jax.tree.leaves(state) for state in start]
+    if [[np.shape(x) for x in xs] for xs in leaves] != [[np.shape(x) for x in xs] for xs in expected]:
+        raise NeuroreconError(
+            "progress: belongs to a descent of other shapes or another recipe; start again without it"
+        )
+    states = tuple(
+        jax.tree.unflatten(jax.tree.structure(state), [jnp.asarray(x) for x in xs]) for state, xs in zip(start, leaves)
+    )
+    return Progress(states, progress.traces)
 
 
 def _check_finite(trace: dict[str, np.ndarray], done: int) -> None:

@@ -1,5 +1,6 @@
 """Update rules as optax transformations: the pieces of the published rule, and ours."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -35,15 +36,25 @@ def published_momentum(
     def update(gradient, state, params=None):
         del params
         i = state.count + 1
-        dtype = jax.tree.leaves(gradient)[0].dtype
-        power = (i + 1).astype(dtype)
-        rate = learning_rate * jnp.minimum(1.0, i.astype(dtype) / warmup)
-        scale = rate * jnp.sqrt(1 - jnp.asarray(second_decay, dtype) ** power)
-        scale = scale / (1 - jnp.asarray(decay, dtype) ** power) ** 2
+        scale = published_step_size(
+            i.astype(jax.tree.leaves(gradient)[0].dtype), learning_rate, decay, second_decay, warmup
+        )
         momentum = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state.momentum, gradient)
         return jax.tree.map(lambda m: -scale * m, momentum), PublishedMomentumState(i, momentum)
 
     return optax.GradientTransformation(init, update)
+
+
+def published_step_size(
+    i: jax.Array, learning_rate: float, decay: float = 0.9, second_decay: float = 0.999, warmup: int = 10
+) -> jax.Array:
+    """The factor of the momentum at update i = 1, 2, ...; see `published_momentum`."""
+
+    def bias(rate: float) -> jax.Array:
+        # 1 - rate^(i+1); the plain difference would lose four digits in float32.
+        return -jnp.expm1((i + 1) * math.log(rate))
+
+    return learning_rate * jnp.minimum(1.0, i / warmup) * jnp.sqrt(bias(second_decay)) / bias(decay) ** 2
 
 
 def adam(learning_rate: float, *, num_steps: int, b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:

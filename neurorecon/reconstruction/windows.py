@@ -19,8 +19,8 @@ class WindowPlan(NamedTuple):
     Attributes:
       frames: (window, stack, time) int, indices into the movie.
       valid: (window, stack, time) bool; where False the place gives context and its response does not count.
-      inside: (window, stack, time) bool; where False the place lies beyond the movie and repeats its border frame,
-        which gets no gradient from there.
+      inside: (window, stack, time) bool; where False the place lies beyond the movie and repeats its border frame;
+        `stitch_sum` and `stitch_mean` leave it out, so that nothing is learnt from there.
     """
 
     frames: jax.Array
@@ -97,17 +97,18 @@ def split(series: jax.Array, plan: WindowPlan) -> jax.Array:
 
 
 def coverage(plan: WindowPlan, num_frames: int) -> jax.Array:
-    """How many window places hold each frame: (time,)."""
-    return jnp.zeros(num_frames).at[plan.frames.reshape(-1)].add(1.0)
+    """How many window places show each frame: (time,). Places beyond the movie show none."""
+    return jnp.zeros(num_frames).at[plan.frames.reshape(-1)].add(plan.inside.reshape(-1).astype(float))
 
 
 def stitch_sum(windows: jax.Array, plan: WindowPlan, num_frames: int) -> jax.Array:
-    """(window, stack, time, ...) -> (time, ...): the sum over the places that hold each frame."""
-    flat = windows.reshape(-1, *windows.shape[3:])
+    """(window, stack, time, ...) -> (time, ...): the sum over the places that show each frame."""
+    inside = plan.inside.reshape(*plan.inside.shape, *[1] * (windows.ndim - 3))
+    flat = (windows * inside).reshape(-1, *windows.shape[3:])
     return jnp.zeros((num_frames, *windows.shape[3:]), windows.dtype).at[plan.frames.reshape(-1)].add(flat)
 
 
 def stitch_mean(windows: jax.Array, plan: WindowPlan, num_frames: int) -> jax.Array:
-    """(window, stack, time, ...) -> (time, ...): the mean over the places that hold each frame."""
+    """(window, stack, time, ...) -> (time, ...): the mean over the places that show each frame."""
     count = jnp.maximum(coverage(plan, num_frames), 1).astype(windows.dtype)
     return stitch_sum(windows, plan, num_frames) / count.reshape(-1, *[1] * (windows.ndim - 3))

@@ -55,9 +55,7 @@ def movie_hash(movie: np.ndarray) -> int:
     value = 0
     for t in hash_frames(len(movie)):
         if not np.isfinite(movie[t]).all():
-            raise NeuroreconError(
-                f"movie: expected finite grey values, found NaN in frame {t}; cut the padding"
-            )
+            raise NeuroreconError(f"movie: expected finite grey values, found NaN in frame {t}; cut the padding")
         value ^= frame_hash(movie[t])
     return value
 

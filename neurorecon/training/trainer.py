@@ -14,6 +14,7 @@ from neurorecon.encoders.canvas import make_inputs
 from neurorecon.encoders.prediction import predict_trial
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation.response_metrics import single_trial_correlation
+from neurorecon.recordings import Recording
 from neurorecon.recordings.prepared import PreparedRecording
 from neurorecon.training.initialise import response_means, start_from_data
 from neurorecon.training.objective import cutmix, poisson_loss
@@ -73,9 +74,7 @@ class TrainState(NamedTuple):
 
 
 def _optimiser(settings: TrainingSettings) -> optax.GradientTransformation:
-    schedule = warmup_cosine(
-        settings.learning_rate, warmup_steps=settings.warmup_steps, num_steps=settings.num_steps
-    )
+    schedule = warmup_cosine(settings.learning_rate, warmup_steps=settings.warmup_steps, num_steps=settings.num_steps)
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(
@@ -120,9 +119,9 @@ def initial_state(
     first = jax.tree.map(lambda x: x[0], variables)
     # What the data set is the same for every model; the rest keeps its own random start.
     variables = jax.tree.map(
-        lambda all_models, from_data, random: all_models
-        if from_data is random
-        else jnp.broadcast_to(from_data, all_models.shape),
+        lambda all_models, from_data, random: (
+            all_models if from_data is random else jnp.broadcast_to(from_data, all_models.shape)
+        ),
         variables,
         like,
         first,
@@ -219,16 +218,41 @@ def draw_batches(
     return batches
 
 
+def split_trials(
+    recording: PreparedRecording | Recording, *, validation_tier: str, num_validation: int
+) -> tuple[list[str], list[str]]:
+    """Ids of the trials to fit and of those to validate on.
+
+    With `validation_tier` "train", `num_validation` trials spread evenly over the training tier are held out from fitting;
+    otherwise the first ones of that tier are used.
+
+    Raises:
+      NeuroreconError: no trial is left to fit or to validate on.
+    """
+    training = recording.trial_ids("train")
+    if num_validation < 1:
+        raise NeuroreconError(f"validation_trials: expected at least 1, found {num_validation}")
+    if validation_tier != "train":
+        return training, recording.trial_ids(validation_tier)[:num_validation]
+    if len(training) <= num_validation:
+        raise NeuroreconError(
+            f"{recording.name}: expected more than {num_validation} training trials, since so many are held out for "
+            f"validation, found {len(training)}; lower validation_trials"
+        )
+    held_out = {training[int((k + 0.5) * len(training) / num_validation)] for k in range(num_validation)}
+    return [i for i in training if i not in held_out], [i for i in training if i in held_out]
+
+
 def validation_scores(
-    encoder: Encoder, variables: Any, recordings: Sequence[PreparedRecording], *, tier: str, num_trials: int
+    encoder: Encoder, variables: Any, recordings: Sequence[PreparedRecording], trial_ids: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """(model,) single-trial correlation on the first trials of a tier, mean over animals; variables are stacked."""
+    """(model,) single-trial correlation on the given trials of each animal, mean over animals; variables are stacked."""
     num_models = jax.tree.leaves(variables)[0].shape[0]
     scores = np.zeros((num_models, len(recordings)))
     for model in range(num_models):
         member = jax.tree.map(lambda x, m=model: x[m], variables)
         for animal, recording in enumerate(recordings):
-            trials = [recording.target(i) for i in recording.trial_ids(tier)[:num_trials]]
+            trials = [recording.target(i) for i in trial_ids[animal]]
             predictions = [predict_trial(encoder, member, t.stimulus, t.behaviour, readout=animal) for t in trials]
             shortest = min(t.num_frames for t in trials)
             scores[model, animal] = single_trial_correlation(
@@ -244,7 +268,7 @@ def train(
     *,
     num_models: int,
     seed: int,
-    validation_tier: str = "oracle",
+    validation_tier: str = "train",
     parallel: bool | None = None,
     state: TrainState | None = None,
     on_step: Callable[[TrainState, dict[str, Any]], None] | None = None,
@@ -259,7 +283,7 @@ def train(
       settings: see `TrainingSettings`.
       num_models: trained side by side, each with its own start and batches.
       seed: of everything random.
-      validation_tier: chooses the best moment of each model.
+      validation_tier: whose trials choose the best moment of each model, see `split_trials`.
       parallel: models at once by `vmap` (default on accelerators) or one after another (default on CPU).
       state: where to go on.
       on_step: called after each step with the state and what there is to log; the state's buffers are given away by
@@ -273,28 +297,30 @@ def train(
     key = jax.random.key(seed)
     if state is None:
         state = initial_state(encoder, recordings, settings, num_models=num_models, key=key)
-    windows = [r.windows("train", encoder.window_frames, encoder.frame_step) for r in recordings]
+    splits = [
+        split_trials(r, validation_tier=validation_tier, num_validation=settings.validation_trials) for r in recordings
+    ]
+    windows = [
+        r.windows("train", encoder.window_frames, encoder.frame_step, trial_ids=fit)
+        for r, (fit, _) in zip(recordings, splits)
+    ]
     for recording, legal in zip(recordings, windows):
         if not len(legal):
             span = (encoder.window_frames - 1) * encoder.frame_step + 1
             raise NeuroreconError(f"{recording.name}: no training trial has the {span} frames of one window")
     weights = [_neuron_weights(r, settings.balanced) for r in recordings]
     while (step := int(state.step)) < settings.num_steps:
-        batches = draw_batches(
-            encoder, recordings, windows, settings, num_models=num_models, seed=seed, step=step
-        )
-        state, loss = train_step(
-            encoder, settings, parallel, state, batches, weights, jax.random.fold_in(key, step)
-        )
+        batches = draw_batches(encoder, recordings, windows, settings, num_models=num_models, seed=seed, step=step)
+        state, loss = train_step(encoder, settings, parallel, state, batches, weights, jax.random.fold_in(key, step))
         losses = np.asarray(loss)
         if not np.isfinite(losses).all():
             bad = int(np.argmin(np.isfinite(losses)))
-            raise NeuroreconError(f"training: the loss of model {bad} is not finite at step {step}; lower the learning rate")
+            raise NeuroreconError(
+                f"training: the loss of model {bad} is not finite at step {step}; lower the learning rate"
+            )
         record: dict[str, Any] = {"step": step + 1, "loss": losses.tolist()}
         if (step + 1) % settings.validation_every == 0 or step + 1 == settings.num_steps:
-            scores = validation_scores(
-                encoder, state.ema, recordings, tier=validation_tier, num_trials=settings.validation_trials
-            )
+            scores = validation_scores(encoder, state.ema, recordings, [held_out for _, held_out in splits])
             state = _keep_best(state, jnp.asarray(scores, jnp.float32))
             record["validation_correlation"] = scores.tolist()
         if on_step is not None:

@@ -1,0 +1,120 @@
+"""What the entry points share: flags, configs that name a wrong key, and errors in one line."""
+
+import difflib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from neurorecon.errors import NeuroreconError
+
+_PREFIX = "--config."
+
+
+def run(job: Callable[[ml_collections.ConfigDict, str], None], description: str, *, config: str | None) -> None:
+    """Runs `job(config, workdir)` from the command line.
+
+    Args:
+      job: the work; NeuroreconError ends the program with its line and status 1.
+      description: shown by --help.
+      config: default config file, relative to the repository; None for a job that needs none.
+    """
+    sys.modules["__main__"].__doc__ = description
+    default = None if config is None else str(Path(__file__).resolve().parents[1] / config)
+    holder = config_flags.DEFINE_config_file("config", default, "Config file; --config.KEY=VALUE changes a key.")
+    workdir = flags.DEFINE_string("workdir", None, "Folder for everything that is written.", required=True)
+
+    def main(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
+        try:
+            if len(argv) > 1:
+                raise NeuroreconError(f"unknown argument {argv[1]!r}; see --help")
+            job(checked(holder.value), workdir.value)
+        except NeuroreconError as error:
+            _fail(error)
+        except KeyboardInterrupt:
+            _fail("stopped; the same command goes on where it was")
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except (AttributeError, KeyError, TypeError) as error:
+            _fail(_unknown_key(argv, default) or f"--config: {error}")
+        except flags.UnrecognizedFlagError as error:
+            _fail(f"--{error.flagname}: no such flag; see --help")
+        except (flags.Error, ValueError) as error:
+            _fail(str(error))
+        except (OSError, SyntaxError, ImportError) as error:
+            _fail(f"--config: can't be read ({error})")
+        raise AssertionError("unreachable")
+
+    app.run(main, flags_parser=parse)
+
+
+def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config over the defaults of `configs/base.py`.
+
+    Raises:
+      NeuroreconError: it is no config, or has a key that no config has.
+    """
+    from experiments.configs.base import get_config
+
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise NeuroreconError("--config: expected a file with get_config() -> ConfigDict, which can be read")
+    full = get_config()
+    _update(full, config, "")
+    return full
+
+
+def _update(full: ml_collections.ConfigDict, changes: ml_collections.ConfigDict, prefix: str) -> None:
+    for key, value in changes.items():
+        if key not in full:
+            raise NeuroreconError(f"--config.{prefix}{key}: {_nearest(key, [str(k) for k in full])}")
+        if isinstance(full[key], ml_collections.ConfigDict):
+            if not isinstance(value, ml_collections.ConfigDict):
+                raise NeuroreconError(f"--config.{prefix}{key}: expected keys of its own, found {value!r}")
+            _update(full[key], value, f"{prefix}{key}.")
+        else:
+            if isinstance(value, list) or (isinstance(value, tuple) and isinstance(full[key], str)):
+                value = ",".join(map(str, value)) if isinstance(full[key], str) else tuple(value)
+            try:
+                full[key] = value
+            except TypeError:
+                raise NeuroreconError(
+                    f"--config.{prefix}{key}: expected {type(full[key]).__name__}, found {value!r}"
+                ) from None
+
+
+def _unknown_key(argv: list[str], default: str | None) -> str | None:
+    """Which override names no key; None where the fault is elsewhere."""
+    from experiments.configs.base import get_config
+
+    for argument in argv:
+        if not argument.startswith(_PREFIX):
+            continue
+        path = argument[len(_PREFIX) :].partition("=")[0].split(".")
+        node = get_config()
+        for part in path:
+            if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+                keys = [str(k) for k in node] if isinstance(node, ml_collections.ConfigDict) else []
+                return f"--config.{'.'.join(path)}: {_nearest(part, keys)}"
+            node = node[part]
+    return None
+
+
+def _nearest(key: str, keys: list[str]) -> str:
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+    return f"no such key; the nearest is {close[0]!r}" if close else "no such key"
+
+
+def _fail(message: object) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def listed(text: str) -> list[str]:
+    """A comma-separated config value as a list."""
+    return [part.strip() for part in str(text).split(",") if part.strip()]

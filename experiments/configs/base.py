@@ -1,0 +1,99 @@
+"""Every key that a config can have, with its default. The other configs start from here.
+
+python -m experiments.train --config experiments/configs/base.py --workdir runs/mine --config.recordings=FOLDER
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    # What goes in. Lists are comma-separated strings, so that they can be given on the command line.
+    config.recordings = ""  # Sensorium trees
+    config.encoders = ""  # work folders of trainings, encoder folders or published .pth files; empty: trains first
+    config.seed = 0
+
+    # Encoders.
+    config.num_models = 2
+    config.encoder = "factorized"  # or "linear_nonlinear", "dwiseneuro"; each has its own keys below
+    config.factorized = ml_collections.ConfigDict()
+    config.factorized.window_frames = 64
+    config.factorized.frame_step = 2
+    config.factorized.features = (24, 32)
+    config.factorized.spatial_kernels = (5, 3)
+    config.factorized.temporal_kernels = (7, 5)
+    config.factorized.strides = (2, 1)
+    config.linear_nonlinear = ml_collections.ConfigDict()
+    config.linear_nonlinear.window_frames = 64
+    config.linear_nonlinear.rank = 2
+    config.linear_nonlinear.num_taps = 15
+    config.dwiseneuro = ml_collections.ConfigDict()
+    config.dwiseneuro.core_features = (16, 16, 32, 32)
+    config.dwiseneuro.spatial_strides = (2, 1, 2, 1)
+    config.dwiseneuro.expansion_ratio = 4
+    config.dwiseneuro.se_reduce_ratio = 8
+    config.dwiseneuro.cortex_features = (128, 256)
+    config.dwiseneuro.drop_rate = 0.4
+    config.dwiseneuro.drop_path_rate = 0.1
+    config.training = ml_collections.ConfigDict()
+    config.training.num_steps = 2000
+    config.training.batch_size = 4
+    config.training.learning_rate = 1e-2
+    config.training.warmup_steps = 30
+    config.training.weight_decay = 0.01
+    config.training.position_rate = 0.1
+    config.training.ema_decay = 0.98
+    config.training.cutmix_probability = 0.0
+    config.training.validation_every = 100
+    config.training.validation_trials = 8
+    config.training.balanced = True
+    config.validation_tier = "train"  # "train": `validation_trials` of the training trials are held out
+
+    # Reconstruction.
+    config.tier = "oracle"
+    config.trials = ""  # empty: every trial of the tier
+    config.max_clips = 0  # 0: no limit
+    config.recipe = "default"  # or "published"
+    config.num_steps = 0  # 0: the recipe's
+    config.default_recipe = ml_collections.ConfigDict()
+    config.default_recipe.likelihood_weight = 0.1
+    config.default_recipe.learning_rate = 0.3
+    config.published_recipe = ml_collections.ConfigDict()
+    config.published_recipe.learning_rate = 1000.0
+    config.published_recipe.ensemble = "movies"  # or "gradients"
+    config.published_recipe.smoothing = 0.5
+    config.prior = ml_collections.ConfigDict()
+    config.prior.spectrum = "measured"  # on training movies; or "natural" (1/f), or "flat" (white noise)
+    config.prior.std = 55.0  # grey values, of "natural" and "flat"
+    config.mask = ml_collections.ConfigDict()
+    config.mask.kind = "sensitivity"  # or "alpha" (published), or "none"
+    config.mask.threshold = 0.5  # of the sensitivity's maximum; the published alpha mask is evaluated at 1
+    config.mask.update = False  # also keep the update inside the mask (the published recipe always does, at alpha 0.5)
+    config.mask.num_steps = 1000  # of the alpha mask's training
+    config.skip_frames = 30  # at the start of each clip, not scored
+    config.window_chunk = 0  # windows at once through an encoder, to bound memory; 0: all
+    config.steps_per_call = 20
+
+    # Controls.
+    config.controls = "grey,shuffled_neurons,linear_decoder,ceiling"
+    config.linear_decoder = ml_collections.ConfigDict()
+    config.linear_decoder.num_lags = 15
+    config.linear_decoder.lag_step = 3
+    config.decodable_fraction = 0.0  # above 0: score on the pixels that the linear decoder decodes best, as a share
+
+    # Simulation.
+    config.simulation = ml_collections.ConfigDict()
+    config.simulation.animals = "mouse1"
+    config.simulation.num_neurons = 500
+    config.simulation.train = 100
+    config.simulation.oracle = 6
+    config.simulation.final_test_main = 0
+    config.simulation.repeats = 1  # of each clip that is not for training
+    config.simulation.num_frames = 300
+    config.simulation.height = 36
+    config.simulation.width = 64
+    config.simulation.frame_rate = 30.0
+    config.simulation.noise_level = 1.0
+
+    config.checkpoint_seconds = 30.0
+    return config

@@ -1,0 +1,16 @@
+"""The embedded default: a simulated mouse, no download.
+
+make demo
+"""
+
+import ml_collections
+
+from experiments.configs.base import get_config as base
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = base()
+    config.num_models = 2
+    config.training.num_steps = 300
+    config.training.validation_every = 100
+    return config

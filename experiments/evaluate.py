@@ -1,0 +1,166 @@
+"""Scores the reconstructions in a work folder beside their controls, again from what is there.
+
+    python -m experiments.evaluate --workdir runs/mine
+
+Writes WORKDIR/metrics.json. Scores are over the evaluation mask and from frame config.skip_frames on.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from experiments import cli
+from experiments.inputs import recordings_of
+from neurorecon import runs
+from neurorecon.errors import NeuroreconError
+from neurorecon.evaluation import bootstrap_difference, grey_movie, movie_metrics
+from neurorecon.evaluation.bootstrap import summarise
+from neurorecon.evaluation.decodable import smoothed_correlation
+from neurorecon.files import read_json, save_json
+
+ORDER = ("grey", "shuffled_neurons", "linear_decoder", "ceiling")
+SEED = 0  # of the bootstrap: the same scores give the same intervals
+
+
+class Clip(NamedTuple):
+    """A reconstructed clip, and the movie that was shown.
+
+    Attributes:
+      animal, trial: which.
+      path: of its `.npz`.
+      truth: (time, height, width).
+      frame_rate: of the recording, Hz.
+    """
+
+    animal: str
+    trial: str
+    path: Path
+    truth: np.ndarray
+    frame_rate: float
+
+
+def stored_config(workdir: str) -> ml_collections.ConfigDict:
+    """The config of a work folder.
+
+    Raises:
+      NeuroreconError: there is none, or it is damaged.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise NeuroreconError(
+            f"--workdir {workdir}: expected the work folder of a reconstruction, found no config.json"
+        )
+    return cli.checked(ml_collections.ConfigDict(read_json(path)))
+
+
+def stored_clips(workdir: str, config: ml_collections.ConfigDict) -> Iterator[Clip]:
+    """The reconstructed clips in a work folder, in the order of the recordings and trials.
+
+    Raises:
+      NeuroreconError: no clip, or a recording that can't be read.
+    """
+    found = False
+    for recording in recordings_of(config):
+        folder = Path(workdir) / "reconstructions" / recording.name
+        paths = [p for p in folder.glob("*.npz") if p.stem.isdigit()]
+        for path in sorted(paths, key=lambda p: int(p.stem)):
+            found = True
+            yield Clip(recording.name, path.stem, path, recording.trial(path.stem).stimulus, recording.frame_rate)
+    if not found:
+        raise NeuroreconError(f"{workdir}: expected reconstructions/ANIMAL/TRIAL.npz, found none; reconstruct first")
+
+
+def evaluate(workdir: str) -> dict[str, Any]:
+    """Scores every clip and control in a work folder; writes and returns what stands in metrics.json.
+
+    Raises:
+      NeuroreconError: no reconstruction is there, or a file is damaged.
+    """
+    config = stored_config(workdir)
+    skip = config.skip_frames
+    clips: list[dict[str, Any]] = []
+    controls: dict[str, list[float]] = {name: [] for name in ORDER if name in cli.listed(config.controls)}
+    cost = {"encoder_windows": 0.0, "seconds": 0.0}
+    for clip in stored_clips(workdir, config):
+        stored = runs.load_arrays(clip.path)
+        truth, mask = clip.truth[skip:], stored["mask"]
+        if len(truth) < 2:
+            raise NeuroreconError(
+                f"--config.skip_frames: expected less than the {len(clip.truth)} frames of {clip.path}"
+            )
+        scores = movie_metrics(truth, stored["movie"][skip:], mask)
+        scores["smoothed_correlation"] = smoothed_correlation([truth], [stored["movie"][skip:]], mask)
+        row: dict[str, Any] = {"animal": clip.animal, "trial": clip.trial, **scores}
+        row |= {k: float(stored[k]) for k in cost}
+        cost = {k: v + row[k] for k, v in cost.items()}
+        for name in controls:
+            movie = _control(Path(workdir), name, clip)
+            if movie is not None:
+                row[name] = movie_metrics(truth, movie[skip:], mask)["movie_correlation"]
+                controls[name].append(row[name])
+        clips.append(row)
+    names = [k for k in clips[0] if isinstance(clips[0][k], float) and k not in (*cost, *ORDER)]
+    complete = [name for name, values in controls.items() if len(values) == len(clips)]
+    metrics = {
+        "clips": clips,
+        "summary": {name: _summary(clips, name) for name in names},
+        "controls": {name: _summary(clips, name) for name in complete},
+        "differences": {name: _difference(clips, name) for name in complete if name != "ceiling"},
+        "cost": cost,
+        "versions": runs.versions(),
+        "config": config.to_dict(),
+    }
+    save_json(Path(workdir) / "metrics.json", metrics)
+    return metrics
+
+
+def _control(workdir: Path, name: str, clip: Clip) -> np.ndarray | None:
+    if name == "grey":
+        return grey_movie(clip.truth.shape)
+    path = workdir / "controls" / name / clip.animal / f"{clip.trial}.npz"
+    return runs.load_arrays(path)["movie"] if path.is_file() else None
+
+
+def _summary(clips: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    groups: dict[str, list[float]] = {}
+    for clip in clips:
+        groups.setdefault(clip["animal"], []).append(clip[name])
+    return summarise(groups, seed=SEED)
+
+
+def _difference(clips: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Reconstruction minus control on the same clips."""
+    mean, low, high = bootstrap_difference([c["movie_correlation"] for c in clips], [c[name] for c in clips], seed=SEED)
+    return {"mean": mean, "ci95": [low, high]}
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The scores with their controls, for a terminal."""
+
+    def row(label: str, value: dict[str, Any]) -> str:
+        low, high = value["ci95"]
+        interval = "" if low is None or not np.isfinite(low) else f"[{low:.3f}, {high:.3f}]"
+        return f"  {label:<34}{value['mean']:>8.3f}  {interval}"
+
+    count = len(metrics["clips"])
+    lines = [f"Movie correlation inside the mask, {count} clip{'s' * (count != 1)}, mean [95 % interval over clips]"]
+    lines.append(row("reconstruction", metrics["summary"]["movie_correlation"]))
+    lines += [row(name.replace("_", " "), value) for name, value in metrics["controls"].items()]
+    lines += [
+        row(f"reconstruction - {name.replace('_', ' ')}", value) for name, value in metrics["differences"].items()
+    ]
+    cost = metrics["cost"]
+    lines.append(f"  cost: {cost['encoder_windows']:.0f} encoder windows, {cost['seconds']:.0f} s")
+    return "\n".join(lines)
+
+
+def main(config: None, workdir: str) -> None:
+    del config  # it is in the work folder
+    print(table(evaluate(workdir)))
+
+
+if __name__ == "__main__":
+    cli.run(main, __doc__, config=None)

@@ -1,0 +1,174 @@
+"""What a reconstruction knows beforehand of an animal, all of it from training and validation trials."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from experiments.inputs import Ensemble
+from neurorecon.encoders.canvas import crop_from_canvas
+from neurorecon.errors import NeuroreconError
+from neurorecon.evaluation import decodable_mask, fit_linear_decoder
+from neurorecon.evaluation.linear_decoder import LinearDecoder
+from neurorecon.files import save_npz
+from neurorecon.reconstruction import Recipe, default_recipe, masks, priors, published_recipe
+from neurorecon.recordings import Recording, Trial
+from neurorecon.training.trainer import split_trials
+
+MASK_TRIALS = 6  # training clips on which the encoders' sensitivity is measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Animal:
+    """One recording, ready to be reconstructed.
+
+    Attributes:
+      name, recording, readout: which.
+      recipe: with the prior measured on this animal's training movies.
+      mask: (height, width) bool, where movies are scored.
+      update_mask: where the responses may move pixels; None for everywhere.
+      decoder: the linear decoder, fitted; None where that control is left out.
+    """
+
+    name: str
+    recording: Recording
+    readout: int
+    recipe: Recipe
+    mask: np.ndarray
+    update_mask: np.ndarray | None
+    decoder: LinearDecoder | None
+
+    def decode(self, folder: Path, trial_ids: list[str]) -> None:
+        """Writes the linear decoder's movies under `folder`/controls/linear_decoder/."""
+        if self.decoder is None:
+            return
+        for trial_id in trial_ids:
+            path = folder / "controls" / "linear_decoder" / self.name / f"{trial_id}.npz"
+            if not path.is_file():
+                movie = self.decoder.predict(self.recording.target(trial_id).responses)
+                save_npz(path, movie=np.clip(movie, 0, 255).astype(np.float32), penalty=self.decoder.penalty)
+
+
+def prepare_animal(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    recording: Recording,
+    ensemble: Ensemble,
+    index: int,
+    *,
+    linear: bool,
+) -> Animal:
+    """Measures prior and masks and fits the linear decoder, from training and validation trials alone.
+
+    Raises:
+      NeuroreconError: bad config, or an encoder that doesn't fit the recording.
+    """
+    readout = ensemble.readout(recording, index)
+    for encoder, _ in ensemble.members:
+        if tuple(encoder.screen) != tuple(recording.frame_shape):
+            raise NeuroreconError(
+                f"{recording.name}: frames of {tuple(recording.frame_shape)}, but an encoder for frames of "
+                f"{tuple(encoder.screen)}; use encoders trained on this recording"
+            )
+    fit_ids, validation_ids = split_trials(
+        recording, validation_tier=config.validation_tier, num_validation=config.training.validation_trials
+    )
+    print(f"{recording.name}: measures prior and masks, fits the linear decoder")
+    fit = [recording.target(i) for i in fit_ids]
+    validation = [recording.target(i) for i in validation_ids]
+    alpha = _alpha(config, folder, fit, ensemble, readout, recording.name)
+    screen_alpha = crop_from_canvas(alpha, tuple(recording.frame_shape))
+    mask = screen_alpha >= (1.0 if config.mask.kind == "alpha" else config.mask.threshold)
+    decoder = None
+    if linear or config.decodable_fraction > 0:
+        decoder = fit_linear_decoder(
+            [t.responses for t in fit],
+            [t.stimulus for t in fit],
+            [t.responses for t in validation],
+            [t.stimulus for t in validation],
+            num_lags=config.linear_decoder.num_lags,
+            lag_step=config.linear_decoder.lag_step,
+            mask=mask,
+            skip_frames=min(config.skip_frames, min(t.num_frames for t in validation) // 2),
+        )
+    if config.decodable_fraction > 0 and decoder is not None:
+        decoded = [decoder.predict(t.responses) for t in validation]
+        mask = decodable_mask([t.stimulus for t in validation], decoded, config.decodable_fraction)
+    if not mask.any():
+        raise NeuroreconError(f"{recording.name}: the evaluation mask is empty; lower --config.mask.threshold")
+    update = None
+    if config.mask.kind != "none" and (config.mask.update or config.recipe == "published"):
+        update = alpha >= 0.5
+    return Animal(
+        recording.name, recording, readout, _recipe(config, recording, fit), mask, update, decoder if linear else None
+    )
+
+
+def _alpha(
+    config: ml_collections.ConfigDict, folder: Path, fit: list[Trial], ensemble: Ensemble, readout: int, name: str
+) -> np.ndarray:
+    """(height, width) of the screen or canvas; kept in `folder`/masks/NAME.npz."""
+    path = folder / "masks" / f"{name}.npz"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as stored:
+            return stored["alpha"]
+    if config.mask.kind == "none":
+        alpha = np.ones(fit[0].stimulus.shape[1:], np.float32)
+    elif config.mask.kind == "sensitivity":
+        few = fit[:: max(1, len(fit) // MASK_TRIALS)][:MASK_TRIALS]
+        alpha = masks.sensitivity_map(
+            ensemble.members,
+            [t.stimulus for t in few],
+            [t.behaviour for t in few],
+            readout=readout,
+            key=jax.random.key(config.seed),
+        )
+    elif config.mask.kind == "alpha":
+        alpha = masks.train_alpha_mask(
+            *ensemble.members[0],
+            [t.stimulus for t in fit],
+            [t.behaviour for t in fit],
+            [t.responses for t in fit],
+            readout=readout,
+            num_steps=config.mask.num_steps,
+            key=jax.random.key(config.seed),
+        )
+    else:
+        raise NeuroreconError(f"--config.mask.kind: expected sensitivity, alpha or none, found {config.mask.kind!r}")
+    save_npz(path, alpha=np.asarray(alpha), kind=config.mask.kind)
+    return np.asarray(alpha)
+
+
+def _recipe(config: ml_collections.ConfigDict, recording: Recording, fit: list[Trial]) -> Recipe:
+    if config.recipe == "published":
+        return published_recipe(**config.published_recipe.to_dict())
+    if config.recipe != "default":
+        raise NeuroreconError(f"--config.recipe: expected default or published, found {config.recipe!r}")
+    return default_recipe(**prior_of(config, fit), **config.default_recipe.to_dict())
+
+
+def prior_of(config: ml_collections.ConfigDict, fit: list[Trial]) -> dict[str, Any]:
+    """`power` and `prior_mean` for `default_recipe`, as `config.prior` says, from training trials.
+
+    Raises:
+      NeuroreconError: no such spectrum.
+    """
+    mean = float(np.mean([t.stimulus.mean() for t in fit]))
+    std = config.prior.std
+    if config.prior.spectrum == "measured":
+        movies = [t.stimulus - mean + 127.5 for t in fit]  # the spectrum is that of deviations from the mean
+        # Every clip's step asks for its spectrum while it is traced: measure once for each length.
+        power = functools.cache(lambda shape: priors.measured_power(movies, shape))
+    elif config.prior.spectrum == "natural":
+        power = functools.cache(lambda shape: priors.natural_power(shape, std=std))
+    elif config.prior.spectrum == "flat":
+        power = functools.cache(lambda shape: priors.flat_power(shape, std=std))
+    else:
+        raise NeuroreconError(
+            f"--config.prior.spectrum: expected measured, natural or flat, found {config.prior.spectrum!r}"
+        )
+    return {"power": power, "prior_mean": mean}

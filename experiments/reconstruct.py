@@ -1,0 +1,194 @@
+"""Reconstructs the movies behind recorded responses, scores them beside their controls, and makes the report.
+
+    python -m experiments.reconstruct --config experiments/configs/base.py --workdir runs/mine \\
+      --config.recordings=FOLDER --config.encoders=runs/trained
+
+Trains encoders first where none are given. Writes, for each clip, WORKDIR/reconstructions/ANIMAL/TRIAL.npz and
+WORKDIR/movies/ANIMAL_TRIAL.mp4, the controls' movies under WORKDIR/controls/, then metrics.json and report.html. Called
+again, it goes on where it stopped.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+from experiments import cli
+from experiments.evaluate import evaluate
+from experiments.inputs import Ensemble, ensemble_of, recordings_of
+from experiments.preparation import Animal, prepare_animal
+from experiments.report import report
+from experiments.train import train_encoders
+from neurorecon import runs
+from neurorecon.encoders import predict_trial
+from neurorecon.errors import NeuroreconError
+from neurorecon.evaluation import shuffled_neurons
+from neurorecon.files import save_npz
+from neurorecon.reconstruction import Progress, Reconstruction, reconstruct
+
+# A run goes on only with the same of these; more clips can be asked for later.
+KEYS = (
+    "recordings", "encoders", "seed", "recipe", "num_steps", "default_recipe", "published_recipe", "prior", "mask",
+    "validation_tier", "linear_decoder", "decodable_fraction",
+)  # fmt: skip
+CONTROLS = ("grey", "shuffled_neurons", "linear_decoder", "ceiling")
+
+
+class Descent(NamedTuple):
+    """One movie to reconstruct: the clip itself, or a control of it."""
+
+    kind: str  # "reconstruction", "shuffled_neurons" or "ceiling"
+    animal: Animal
+    trial_id: str
+    path: Path
+    num_models: int
+
+
+def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+    """The whole job; returns what stands in metrics.json.
+
+    Raises:
+      NeuroreconError: bad config, recordings or encoders, or a descent that is not finite.
+    """
+    controls = cli.listed(config.controls)
+    for control in controls:
+        if control not in CONTROLS:
+            raise NeuroreconError(f"--config.controls: expected some of {', '.join(CONTROLS)}, found {control!r}")
+    recordings = recordings_of(config)
+    chosen = [_trials(r, config) for r in recordings]
+    folder = runs.claim(workdir, config.to_dict(), "reconstruct", KEYS)
+    paths = cli.listed(config.encoders)
+    ensemble = ensemble_of(paths) if paths else train_encoders(config, workdir)
+    if "ceiling" in controls and len(ensemble.members) < 2:
+        print("ceiling: left out, it takes two encoders (config.num_models)")
+        controls.remove("ceiling")
+    animals = [
+        prepare_animal(config, folder, recording, ensemble, index, linear="linear_decoder" in controls)
+        for index, recording in enumerate(recordings)
+    ]
+    descents = list(_descents(folder, animals, chosen, controls, ensemble))
+    _run(config, folder, ensemble, descents)
+    for animal, ids in zip(animals, chosen):
+        animal.decode(folder, ids)
+    metrics = evaluate(workdir)
+    report(workdir)
+    return metrics
+
+
+def _trials(recording: Any, config: ml_collections.ConfigDict) -> list[str]:
+    ids = cli.listed(config.trials)
+    known = recording.trial_ids()
+    for trial_id in ids:
+        if trial_id not in known:
+            raise NeuroreconError(f"--config.trials: {recording.name} has no trial {trial_id!r}")
+    ids = ids or recording.trial_ids(config.tier)
+    return ids[: config.max_clips] if config.max_clips > 0 else ids
+
+
+def _descents(
+    folder: Path, animals: list[Animal], chosen: list[list[str]], controls: list[str], ensemble: Ensemble
+) -> Iterator[Descent]:
+    kinds = ["reconstruction", *(c for c in controls if c in ("shuffled_neurons", "ceiling"))]
+    for kind in kinds:
+        root = folder / "reconstructions" if kind == "reconstruction" else folder / "controls" / kind
+        # The ceiling's responses come from the last member, so the others do the inverting.
+        members = len(ensemble.members) - (kind == "ceiling")
+        for animal, ids in zip(animals, chosen):
+            for trial_id in ids:
+                yield Descent(kind, animal, trial_id, root / animal.name / f"{trial_id}.npz", members)
+
+
+def _run(config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, descents: list[Descent]) -> None:
+    left = [d for d in descents if not d.path.is_file()]
+    if len(left) < len(descents):
+        print(f"{len(descents) - len(left)} of {len(descents)} movies are there")
+    steps = config.num_steps or (left[0].animal.recipe.num_steps if left else 0)
+    log = runs.MetricsLog(folder / "reconstruction.jsonl")
+    with tqdm(total=steps * len(left), desc="reconstruct", unit="step", mininterval=2.0) as bar:
+        for number, descent in enumerate(left):
+            bar.set_postfix_str(
+                f"{descent.kind} {descent.animal.name}/{descent.trial_id}, movie {number + 1} of {len(left)}"
+            )
+            started = time.monotonic()
+            result = _descend(config, folder, ensemble, descent, bar)
+            seconds = time.monotonic() - started
+            _save(descent, result, seconds)
+            log.write(
+                {
+                    "kind": descent.kind,
+                    "animal": descent.animal.name,
+                    "trial": descent.trial_id,
+                    "loss": [float(x) for x in result.trace["loss"][[0, -1]]],
+                    "seconds": seconds,
+                }
+            )
+
+
+def _descend(
+    config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, descent: Descent, bar: tqdm
+) -> Reconstruction:
+    animal = descent.animal
+    trial = animal.recording.target(descent.trial_id)
+    responses = trial.responses
+    if descent.kind == "shuffled_neurons":
+        responses = responses[:, shuffled_neurons(responses.shape[1], seed=config.seed)]
+    elif descent.kind == "ceiling":
+        # The true movie enters here alone: as the stimulus of the responses that stand in for the recorded ones.
+        responses = predict_trial(*ensemble.members[-1], trial.stimulus, trial.behaviour, readout=animal.readout)
+    store = folder / "progress" / f"{descent.kind}-{animal.name}-{descent.trial_id}.npz"
+    progress = None
+    if store.is_file():
+        progress = Progress.from_arrays(runs.load_arrays(store))
+        bar.update(progress.step)
+    saved, counted = time.monotonic(), 0 if progress is None else progress.step
+
+    def on_call(progress: Progress) -> None:
+        nonlocal saved, counted
+        bar.update(progress.step - counted)
+        counted = progress.step
+        if time.monotonic() - saved > config.checkpoint_seconds:
+            runs.save_arrays(store, progress.to_arrays())
+            saved = time.monotonic()
+
+    result = reconstruct(
+        ensemble.members[: descent.num_models],
+        responses,
+        trial.behaviour,
+        recipe=animal.recipe,
+        key=jax.random.key(config.seed),
+        update_mask=animal.update_mask,
+        readout=animal.readout,
+        num_steps=config.num_steps or None,
+        steps_per_call=config.steps_per_call,
+        window_chunk=config.window_chunk or None,
+        progress=progress,
+        on_call=on_call,
+    )
+    store.unlink(missing_ok=True)
+    return result
+
+
+def _save(descent: Descent, result: Reconstruction, seconds: float) -> None:
+    arrays: dict[str, Any] = {
+        "movie": result.movie,
+        "mask": descent.animal.mask,
+        "animal": descent.animal.name,
+        "trial": descent.trial_id,
+        "encoder_windows": result.encoder_windows,
+        "seconds": seconds,
+    }
+    traces = {f"trace_{k}": v for k, v in result.trace.items() if not k.startswith("window_")}
+    save_npz(descent.path, **arrays, **traces)
+
+
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+    reconstruct_recordings(config, workdir)
+
+
+if __name__ == "__main__":
+    cli.run(main, __doc__, config="experiments/configs/base.py")

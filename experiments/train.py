@@ -1,0 +1,135 @@
+"""Trains an ensemble of encoders on one or more recordings.
+
+    python -m experiments.train --config experiments/configs/base.py --workdir runs/mine --config.recordings=FOLDER
+
+Writes WORKDIR/encoders/K/ (Orbax and architecture.json), config.json and metrics.jsonl. Called again, it goes on where it
+stopped, or says that it is done.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+from experiments import cli
+from experiments.inputs import Ensemble, encoder_of, ensemble_of, recordings_of
+from neurorecon import runs
+from neurorecon.encoders import save_encoder
+from neurorecon.errors import NeuroreconError
+from neurorecon.files import save_json
+from neurorecon.recordings.prepared import PreparedRecording, prepare
+from neurorecon.training.initialise import stimulus_statistics
+from neurorecon.training.trainer import TrainingSettings, TrainState, initial_state, train
+
+# A run goes on only with the same of these.
+KEYS = (
+    "recordings",
+    "encoder",
+    "factorized",
+    "linear_nonlinear",
+    "dwiseneuro",
+    "training",
+    "num_models",
+    "seed",
+    "validation_tier",
+)
+
+
+def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
+    """Trains, or goes on, or finds that it is done; returns the encoders.
+
+    Raises:
+      NeuroreconError: bad config, recordings or checkpoint, or a loss that is not finite.
+    """
+    if config.num_models < 1:
+        raise NeuroreconError(f"--config.num_models: expected at least 1, found {config.num_models}")
+    sources = recordings_of(config)
+    folder = runs.claim(workdir, config.to_dict(), "train", KEYS)
+    done = folder / "encoders" / "animals.json"
+    if done.is_file():
+        print(f"{folder / 'encoders'}: {config.num_models} trained encoders are there")
+        return ensemble_of([str(folder)])
+    # Small recordings stay in memory; larger ones are mapped from a cache in the work folder.
+    prepared = [prepare(r, None if _bytes(r) < 2 << 30 else folder / "cache") for r in sources]
+    settings = TrainingSettings(**config.training.to_dict())
+    encoder = encoder_of(config, **_fields(config, prepared))
+    state, checkpoints = _restored(encoder, prepared, settings, config, folder)
+    start = int(state.step)
+    log = runs.MetricsLog(folder / "metrics.jsonl", last_step=start)
+    bar = tqdm(total=settings.num_steps, initial=start, desc="train", unit="step", mininterval=2.0, smoothing=0.05)
+    saved = time.monotonic()
+
+    def on_step(state: TrainState, record: dict[str, Any]) -> None:
+        nonlocal saved
+        log.write(record)
+        bar.update()
+        if "validation_correlation" in record:
+            bar.set_postfix_str(f"validation correlation {np.mean(record['validation_correlation']):.3f}")
+        if time.monotonic() - saved > config.checkpoint_seconds and record["step"] < settings.num_steps:
+            checkpoints.save(record["step"], state)
+            saved = time.monotonic()
+
+    state = train(
+        encoder,
+        prepared,
+        settings,
+        num_models=config.num_models,
+        seed=config.seed,
+        validation_tier=config.validation_tier,
+        state=state,
+        on_step=on_step,
+    )
+    bar.close()
+    for model in range(config.num_models):
+        member = jax.tree.map(lambda x, m=model: np.asarray(x[m]), state.best)
+        save_encoder(folder / "encoders" / str(model), encoder, member)
+    save_json(done, [r.name for r in prepared])  # last: it says that the encoders are whole
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    best = ", ".join(f"{float(x):.3f}" for x in state.best_score)
+    print(f"{folder / 'encoders'}: trained; single-trial correlation on validation trials {best}")
+    return ensemble_of([str(folder)])
+
+
+def _fields(config: ml_collections.ConfigDict, prepared: list[PreparedRecording]) -> dict[str, Any]:
+    shapes = {r.frame_shape for r in prepared}
+    if len(shapes) > 1:
+        raise NeuroreconError(f"--config.recordings: expected one frame size, found {sorted(shapes)}")
+    shape = tuple(prepared[0].frame_shape)
+    fields: dict[str, Any] = {"num_neurons": tuple(r.num_neurons for r in prepared)}
+    if config.encoder == "dwiseneuro":
+        side = max(64, *shape)
+        return fields | {"canvas": (side, side), "screen": shape}
+    return fields | {"canvas": shape} | stimulus_statistics(prepared)
+
+
+def _restored(
+    encoder: Any,
+    prepared: list[PreparedRecording],
+    settings: TrainingSettings,
+    config: ml_collections.ConfigDict,
+    folder: Path,
+) -> tuple[TrainState, runs.Checkpoints]:
+    state = initial_state(encoder, prepared, settings, num_models=config.num_models, key=jax.random.key(config.seed))
+    checkpoints = runs.Checkpoints(folder / "checkpoints")
+    found = checkpoints.restore(state)
+    if found is not None:
+        print(f"{folder}: goes on at step {int(found.step)} of {settings.num_steps}")
+    return (state if found is None else found), checkpoints
+
+
+def _bytes(recording: Any) -> int:
+    height, width = recording.frame_shape
+    return recording.num_trials * 300 * (height * width + 4 * recording.num_neurons)
+
+
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+    train_encoders(config, workdir)
+
+
+if __name__ == "__main__":
+    cli.run(main, __doc__, config="experiments/configs/base.py")
