@@ -63,7 +63,7 @@ class Settings:
     shape: tuple[int, int, int]  # of the descended movie
     num_steps: int
     steps_per_call: int  # at most; the space for the trace
-    window_chunk: int | None  # windows at once through an encoder; bounds memory
+    window_chunk: int  # windows at once through an encoder; bounds memory
     parallel: bool  # batch movies, clips and models by vmap, or one after another
 
 
@@ -75,7 +75,7 @@ def _batched(function: Callable, xs: Any, *, parallel: bool) -> Any:
 
 
 def join_models(values: Sequence[Any], axis: int) -> Any:
-    """Joins values (..., model at `axis`, window); where encoders differ in windows, only their mean over them is kept."""
+    """Joins values (..., model at `axis`, window); where encoders differ in windows, each keeps its mean over them."""
     if len({v.shape[-1] for v in values}) > 1:
         values = [v.mean(-1, keepdims=True) for v in values]
     return jnp.concatenate(values, axis) if isinstance(values[0], jax.Array) else np.concatenate(values, axis)
@@ -87,9 +87,7 @@ def _window_gradients(settings: Settings, encoder, variables, movie, clip: Recor
     padding = recipe.start if recipe.canvas else encoder.padding
 
     def one_window(place: windows.WindowPlan):
-        seen, target, behaviour = (
-            jnp.take(x, place.frames, axis=0) for x in (movie, clip.responses, clip.behaviour)
-        )
+        seen, target, behaviour = (jnp.take(x, place.frames, axis=0) for x in (movie, clip.responses, clip.behaviour))
         weights = place.valid[..., None] * clip.neuron_weights
 
         def response_loss(inputs):
@@ -103,9 +101,9 @@ def _window_gradients(settings: Settings, encoder, variables, movie, clip: Recor
             gradient = gradient / (norm + 1e-6)
         return *to_pixels(gradient), {"window_loss": total, "window_gradient_norm": norm, **terms}
 
-    if settings.window_chunk is None:
+    if settings.window_chunk >= plan.frames.shape[0]:
         return jax.vmap(one_window)(plan)
-    return lax.map(one_window, plan, batch_size=settings.window_chunk)
+    return lax.map(one_window, plan, batch_size=settings.window_chunk if settings.window_chunk > 1 else None)
 
 
 def pixel_gradient(settings: Settings, variables: Sequence[Variables], movie, clip: Recorded, key):
@@ -186,7 +184,8 @@ def advance(settings: Settings, num_steps: int, state: State, variables: tuple, 
     def one_clip(args, members):
         latent, optimiser, responses, behaviour = args
         clip = Recorded(responses, behaviour, recorded.neuron_weights)
-        step = partial(_step, settings, members, clip, mask, key)
+        # Compiled on its own, the step is traced once for the shapes of its trace and the loop together.
+        step = jax.jit(partial(_step, settings, members, clip, mask, key), inline=True)
 
         def body(i, loop):
             carry, traces = loop

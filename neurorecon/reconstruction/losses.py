@@ -12,7 +12,7 @@ ResponseLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def poisson(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Poisson negative log-likelihood without its constant, p - y log(p + 1e-8), as published (method: Bauer et al. 2026).
+    """Poisson negative log-likelihood without its constant, p - y log(p + 1e-8), as published (Bauer et al. 2026).
 
     The 1e-8 keeps the logarithm finite where a prediction underflows to zero.
     """
@@ -67,4 +67,4 @@ def combine(
         name: jnp.where(counts, function(prediction, target) * weights, 0.0).sum() / norm
         for name, (_, function) in losses.items()
     }
-    return sum(weight * terms[name] for name, (weight, _) in losses.items()), terms
+    return jnp.asarray(sum(weight * terms[name] for name, (weight, _) in losses.items())), terms

@@ -1,7 +1,7 @@
 """Pixel parametrisations: what the descent moves, and how a movie comes out of it.
 
-Each is a pair `to_pixels` / `from_pixels`, with `project` applied after every step and `penalty`, the negative log prior
-of the parameters.
+Each is a pair `to_pixels` / `from_pixels`, with `project` applied after every step and `penalty`, the negative log
+prior of the parameters.
 """
 
 import dataclasses
@@ -83,7 +83,9 @@ def inverse_cosine_transform(coefficients: jax.Array) -> jax.Array:
     return jnp.einsum("...abc,at,bh,cw->...thw", coefficients, *bases, optimize=True, precision="highest")
 
 
-def whitened_cosine(power: jax.Array, *, mean: jax.Array | float = GREY, dtype=jnp.float32) -> Parametrisation:
+def whitened_cosine(
+    power: jax.Array, *, mean: jax.Array | np.ndarray | float = GREY, dtype=jnp.float32
+) -> Parametrisation:
     """Coefficients of a cosine basis in units of their standard deviation under a Gaussian movie prior.
 
     The latent is white under the prior, so plain descent moves coarse, slow structure first and the prior is half the

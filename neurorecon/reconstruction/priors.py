@@ -23,8 +23,8 @@ def natural_power(
 ) -> np.ndarray:
     """(time, height, width) variance of each cosine coefficient under the 1/f spectrum of natural movies.
 
-    Power falls with spatial frequency as 1 / (1 + (f / f0)^2)^(a / 2) and with temporal frequency likewise (Dong & Atick
-    1995: near 1/f^2 in space, 1/f to 1/f^2 in time), scaled to the given standard deviation of a pixel.
+    Power falls with spatial frequency as 1 / (1 + (f / f0)^2)^(a / 2) and with temporal frequency likewise (Dong &
+    Atick 1995: near 1/f^2 in space, 1/f to 1/f^2 in time), scaled to the given standard deviation of a pixel.
 
     Args:
       shape: (time, height, width).
@@ -46,9 +46,9 @@ def natural_power(
 def measured_power(movies: Iterable[np.ndarray], shape: tuple[int, int, int], *, bins: int = 24) -> np.ndarray:
     """(time, height, width) variance of each cosine coefficient, measured on training movies.
 
-    Each movie is cut into pieces of `shape[0]` frames. The mean power is smoothed over bins of equal spatial and temporal
-    frequency on logarithmic axes, since single coefficients of a few dozen movies are noise; bins that no coefficient
-    falls into are not needed. The mean over movies of the grey level is part of the lowest coefficient's variance.
+    Each movie is cut into pieces of `shape[0]` frames. The mean power is smoothed over bins of equal spatial and
+    temporal frequency on logarithmic axes, since single coefficients of a few dozen movies are noise. The mean over
+    movies of the grey level is part of the lowest coefficient's variance.
 
     Args:
       movies: each (time, height, width), at least `shape[0]` frames, grey values 0..255.

@@ -97,7 +97,9 @@ class Recipe:
         try:
             hash(self)
         except TypeError as error:
-            raise NeuroreconError(f"recipe {self.name}: expected hashable functions, found one that isn't ({error})") from None
+            raise NeuroreconError(
+                f"recipe {self.name}: expected hashable functions, found one that isn't ({error})"
+            ) from None
 
     def _parts(self) -> tuple:
         parts = (getattr(self, field.name) for field in dataclasses.fields(self))
@@ -164,9 +166,10 @@ def published_recipe(*, learning_rate: float = 1000.0, **changes: Any) -> Recipe
 
     Args:
       learning_rate: of the momentum rule.
-      **changes: any part of `Recipe`: `ensemble` ("movies" as published, or "gradients"), `smoothing` (0.5; 0 for none),
-        `ablation` ("exclude", or "zero_target" as published), `num_steps` (999), ... The published controls need no
-        part of their own: leave `update_mask` out, or give the strict one (alpha >= 1); give predicted responses.
+      **changes: any part of `Recipe`: `ensemble` ("movies" as published, or "gradients"), `smoothing` (0.5; 0 for
+        none), `ablation` ("exclude", or "zero_target" as published), `num_steps` (999), ... The published controls
+        need no part of their own: leave `update_mask` out, or give the strict one (alpha >= 1); give predicted
+        responses.
 
     Raises:
       NeuroreconError: a change is not a part of a recipe or has an unknown value.
@@ -209,13 +212,14 @@ def _whitened(power: Callable[[tuple[int, int, int]], np.ndarray], mean: _Value)
         variance = np.asarray(power(shape))
         if variance.shape != shape or not (np.isfinite(variance) & (variance > 0)).all():
             raise NeuroreconError(
-                f"recipe default, power: expected positive numbers of the movie's shape {shape}, found {variance.shape} "
-                f"from {variance.min():.3g} to {variance.max():.3g}"
+                f"recipe default, power: expected positive numbers of the movie's shape {shape}, "
+                f"found {variance.shape} from {variance.min():.3g} to {variance.max():.3g}"
             )
         offset = mean.array()
         if offset.shape not in ((), shape[1:], shape) or not np.isfinite(offset).all():
             raise NeuroreconError(
-                f"recipe default, prior_mean: expected a finite number or shape {shape[1:]} or {shape}, found {offset.shape}"
+                f"recipe default, prior_mean: expected finite values, one or of shape {shape[1:]} or {shape}, "
+                f"found {offset.shape}"
             )
         return parametrisations.whitened_cosine(jnp.asarray(variance, dtype), mean=offset, dtype=dtype)
 
@@ -253,7 +257,9 @@ def default_recipe(
       NeuroreconError: a change is not a part of a recipe or has an unknown value.
     """
     if not callable(power):
-        raise NeuroreconError(f"recipe default, power: expected a function of the movie's shape, found {type(power).__name__}")
+        raise NeuroreconError(
+            f"recipe default, power: expected a function of the movie's shape, found {type(power).__name__}"
+        )
     recipe = Recipe(
         name="default",
         losses={"poisson": (likelihood_weight, response_losses.poisson)},

@@ -12,11 +12,11 @@ class PublishedMomentumState(NamedTuple):
     """State of `published_momentum`.
 
     Attributes:
-      count: () int, updates made.
+      updates: () int, updates made.
       momentum: like the movie.
     """
 
-    count: jax.Array
+    updates: jax.Array
     momentum: jax.Array
 
 
@@ -35,7 +35,7 @@ def published_momentum(
 
     def update(gradient, state, params=None):
         del params
-        i = state.count + 1
+        i = state.updates + 1
         scale = published_step_size(
             i.astype(jax.tree.leaves(gradient)[0].dtype), learning_rate, decay, second_decay, warmup
         )

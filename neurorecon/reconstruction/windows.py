@@ -1,7 +1,7 @@
 """Which frames of a movie each window shows to an encoder, and how windows are put together again.
 
-A plan names frames by index, so that one mechanism serves every tiling. Axes: `window`, `stack` (the interleaved streams
-of a window: two for an encoder that takes every second frame), `time` (the encoder's own time axis).
+A plan names frames by index, so that one mechanism serves every tiling. Axes: `window`, `stack` (the interleaved
+streams of a window: two for an encoder that takes every second frame), `time` (the encoder's own time axis).
 """
 
 from typing import NamedTuple

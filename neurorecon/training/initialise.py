@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
+from neurorecon.encoders.linear_nonlinear import LinearNonlinear
 from neurorecon.recordings.prepared import PreparedRecording
+from neurorecon.training.spike_triggered import start_at_average
 
 
 def stimulus_statistics(recordings: Sequence[PreparedRecording], tier: str = "train") -> dict[str, Any]:
@@ -72,8 +74,11 @@ def retinotopic_positions(
     return np.stack([row, column], axis=1).astype(np.float32)
 
 
-def start_from_data(variables: Any, recordings: Sequence[PreparedRecording]) -> Any:
-    """Variables whose response scales and readout positions fit the training trials, where the encoder has such."""
+def start_from_data(variables: Any, recordings: Sequence[PreparedRecording], *, encoder: Any = None) -> Any:
+    """Variables whose response scales and readout positions fit the training trials, where the encoder has such.
+
+    A linear-nonlinear `encoder` with an envelope starts at the spike-triggered average.
+    """
     params = dict(variables["params"])
     for index, recording in enumerate(recordings):
         scale = f"log_scale{index}"
@@ -83,4 +88,6 @@ def start_from_data(variables: Any, recordings: Sequence[PreparedRecording]) -> 
         readout = params.get(f"readout{index}", {})
         if "position" in readout and min(recording.frame_shape) >= 16:
             params[f"readout{index}"] = {**readout, "position": jnp.asarray(retinotopic_positions(recording))}
+        if isinstance(encoder, LinearNonlinear) and encoder.envelope > 0:
+            params = start_at_average(encoder, params, recording, index)
     return {**variables, "params": jax.tree.map(jnp.asarray, params)}

@@ -115,7 +115,7 @@ def initial_state(
 
     variables = jax.vmap(one)(jax.random.split(key, num_models))
     variables = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
-    like = start_from_data(jax.tree.map(lambda x: x[0], variables), recordings)
+    like = start_from_data(jax.tree.map(lambda x: x[0], variables), recordings, encoder=encoder)
     first = jax.tree.map(lambda x: x[0], variables)
     # What the data set is the same for every model; the rest keeps its own random start.
     variables = jax.tree.map(
