@@ -18,7 +18,7 @@ from neurorecon import runs
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import bootstrap_difference, grey_movie, movie_metrics
 from neurorecon.evaluation.bootstrap import summarise
-from neurorecon.evaluation.decodable import smoothed_correlation
+from neurorecon.evaluation.decodable import smoothed_correlation, smoothed_movie
 from neurorecon.files import read_json, save_json
 
 ORDER = ("grey", "shuffled_neurons", "linear_decoder", "ceiling")
@@ -40,6 +40,35 @@ class Clip(NamedTuple):
     path: Path
     truth: np.ndarray
     frame_rate: float
+
+
+class Pooled:
+    """Correlation over the pixels x frames of all clips together, plain and after smoothing in time (sigma 2 frames).
+
+    For one long recording cut into trials, whose cuts mean nothing. Kept as sums: no movie is held.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, dict[str, np.ndarray]] = {}
+
+    def add(self, name: str, truth: np.ndarray, movie: np.ndarray, mask: np.ndarray) -> None:
+        """Adds a clip, (time, height, width), inside the mask (height, width)."""
+        pairs = {"plain": (truth, movie), "smoothed": (smoothed_movie(truth, 2.0), smoothed_movie(movie, 2.0))}
+        for kind, (x, y) in pairs.items():
+            x, y = (np.asarray(z, np.float64)[:, mask].ravel() for z in (x, y))
+            sums = np.array([x.size, x.sum(), y.sum(), x @ x, y @ y, x @ y])
+            kinds = self._sums.setdefault(name, {})
+            kinds[kind] = kinds.get(kind, 0.0) + sums
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """name -> plain and smoothed correlation; 0 for a constant movie, which tells nothing."""
+
+        def correlation(sums: np.ndarray) -> float:
+            n, x, y, xx, yy, xy = sums
+            scale = (xx - x * x / n) * (yy - y * y / n)
+            return float((xy - x * y / n) / np.sqrt(scale)) if scale > 1e-6 * xx * yy / n else 0.0
+
+        return {name: {kind: correlation(s) for kind, s in kinds.items()} for name, kinds in self._sums.items()}
 
 
 def stored_config(workdir: str) -> ml_collections.ConfigDict:
@@ -84,6 +113,7 @@ def evaluate(workdir: str) -> dict[str, Any]:
     clips: list[dict[str, Any]] = []
     controls: dict[str, list[float]] = {name: [] for name in ORDER if name in cli.listed(config.controls)}
     cost = {"encoder_windows": 0.0, "seconds": 0.0}
+    pooled = Pooled()
     for clip in stored_clips(workdir, config):
         stored = runs.load_arrays(clip.path)
         truth, mask = clip.truth[skip:], stored["mask"]
@@ -92,7 +122,7 @@ def evaluate(workdir: str) -> dict[str, Any]:
                 f"--config.skip_frames: expected less than the {len(clip.truth)} frames of {clip.path}"
             )
         scores = movie_metrics(truth, stored["movie"][skip:], mask)
-        scores["smoothed_correlation"] = smoothed_correlation([truth], [stored["movie"][skip:]], mask)
+        scores["smoothed_correlation"] = smoothed_correlation(truth, stored["movie"][skip:], mask)
         row: dict[str, Any] = {"animal": clip.animal, "trial": clip.trial, **scores}
         row |= {k: float(stored[k]) for k in cost}
         cost = {k: v + row[k] for k, v in cost.items()}
@@ -101,6 +131,8 @@ def evaluate(workdir: str) -> dict[str, Any]:
             if movie is not None:
                 row[name] = movie_metrics(truth, movie[skip:], mask)["movie_correlation"]
                 controls[name].append(row[name])
+                pooled.add(name, truth, movie[skip:], mask)
+        pooled.add("reconstruction", truth, stored["movie"][skip:], mask)
         clips.append(row)
     names = [k for k in clips[0] if isinstance(clips[0][k], float) and k not in (*cost, *ORDER)]
     complete = [name for name, values in controls.items() if len(values) == len(clips)]
@@ -109,6 +141,7 @@ def evaluate(workdir: str) -> dict[str, Any]:
         "summary": {name: _summary(clips, name) for name in names},
         "controls": {name: _summary(clips, name) for name in complete},
         "differences": {name: _difference(clips, name) for name in complete if name != "ceiling"},
+        "pooled": pooled.scores(),
         "cost": cost,
         "versions": runs.versions(),
         "config": config.to_dict(),

@@ -2,20 +2,23 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from experiments.inputs import Ensemble
+from neurorecon.encoders import predict_ensemble
 from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import decodable_mask, fit_linear_decoder
 from neurorecon.evaluation.linear_decoder import LinearDecoder
 from neurorecon.files import save_npz
-from neurorecon.reconstruction import Recipe, default_recipe, masks, priors, published_recipe
+from neurorecon.reconstruction import Recipe, default_recipe, losses, masks, priors, published_recipe
 from neurorecon.recordings import Recording, Trial
 from neurorecon.training.trainer import split_trials
 
@@ -31,7 +34,8 @@ class Animal:
       recipe: with the prior measured on this animal's training movies.
       mask: (height, width) bool, where movies are scored.
       update_mask: where the responses may move pixels; None for everywhere.
-      decoder: the linear decoder, fitted; None where that control is left out.
+      decoder: the linear decoder, fitted; None where nothing needs it.
+      from_decoder: the prior's mean is the linear decoder's movie of the clip.
     """
 
     name: str
@@ -41,6 +45,13 @@ class Animal:
     mask: np.ndarray
     update_mask: np.ndarray | None
     decoder: LinearDecoder | None
+    from_decoder: bool
+
+    def baseline(self, responses: np.ndarray) -> np.ndarray | None:
+        """The prior's mean for responses (time, neuron); None where the recipe has its own."""
+        if not self.from_decoder or self.decoder is None:
+            return None
+        return np.clip(self.decoder.predict(responses), 0.0, 255.0)
 
     def decode(self, folder: Path, trial_ids: list[str]) -> None:
         """Writes the linear decoder's movies under `folder`/controls/linear_decoder/."""
@@ -84,7 +95,8 @@ def prepare_animal(
     screen_alpha = crop_from_canvas(alpha, tuple(recording.frame_shape))
     mask = screen_alpha >= (1.0 if config.mask.kind == "alpha" else config.mask.threshold)
     decoder = None
-    if linear or config.decodable_fraction > 0:
+    from_decoder = config.recipe == "default" and config.prior.mean == "linear_decoder"
+    if linear or from_decoder or config.decodable_fraction > 0:
         decoder = fit_linear_decoder(
             [t.responses for t in fit],
             [t.stimulus for t in fit],
@@ -103,9 +115,15 @@ def prepare_animal(
     update = None
     if config.mask.kind != "none" and (config.mask.update or config.recipe == "published"):
         update = alpha >= 0.5
-    return Animal(
-        recording.name, recording, readout, _recipe(config, recording, fit), mask, update, decoder if linear else None
-    )
+    movies = [t.stimulus for t in fit]
+    mean = float(np.mean([m.mean() for m in movies]))
+    if from_decoder and decoder is not None:
+        # What the decoder leaves to be explained, seen on trials that it was not fitted to.
+        movies = [t.stimulus - np.clip(decoder.predict(t.responses), 0.0, 255.0) for t in validation]
+        mean = 0.0
+    prior = prior_of(config, movies, mean)
+    recipe = _recipe(config, prior, lambda: _dispersion(ensemble, validation, readout, config.skip_frames))
+    return Animal(recording.name, recording, readout, recipe, mask, update, decoder, from_decoder)
 
 
 def _alpha(
@@ -143,26 +161,57 @@ def _alpha(
     return np.asarray(alpha)
 
 
-def _recipe(config: ml_collections.ConfigDict, recording: Recording, fit: list[Trial]) -> Recipe:
+def _recipe(config: ml_collections.ConfigDict, prior: dict[str, Any], dispersion: Callable[[], np.ndarray]) -> Recipe:
     if config.recipe == "published":
         return published_recipe(**config.published_recipe.to_dict())
     if config.recipe != "default":
         raise NeuroreconError(f"--config.recipe: expected default or published, found {config.recipe!r}")
-    return default_recipe(**prior_of(config, fit), **config.default_recipe.to_dict())
+    changes = config.default_recipe.to_dict()
+    likelihood, weight = changes.pop("likelihood"), changes.pop("likelihood_weight")
+    if likelihood == "quasi_poisson":
+        loss = losses.quasi_poisson(jnp.asarray(dispersion(), jnp.float32))
+    elif likelihood == "poisson":
+        loss = losses.poisson
+    else:
+        raise NeuroreconError(
+            f"--config.default_recipe.likelihood: expected quasi_poisson or poisson, found {likelihood!r}"
+        )
+    return default_recipe(**prior, losses={likelihood: (weight, loss)}, **changes)
 
 
-def prior_of(config: ml_collections.ConfigDict, fit: list[Trial]) -> dict[str, Any]:
-    """`power` and `prior_mean` for `default_recipe`, as `config.prior` says, from training trials.
+def _dispersion(ensemble: Ensemble, trials: list[Trial], readout: int, skip: int) -> np.ndarray:
+    """(neuron,) variance of the ensemble's residuals over the mean prediction, on trials that it was not fitted to."""
+    residuals, means = [], []
+    for trial in trials:
+        predicted = predict_ensemble(ensemble.members, trial.stimulus, trial.behaviour, readout=readout)
+        residuals.append((trial.responses - predicted)[skip:])
+        means.append(predicted[skip:])
+    variance = np.concatenate(residuals).var(0)
+    mean = np.concatenate(means).mean(0)
+    # A neuron that was silent in these few trials has no dispersion of its own: it takes the population's.
+    usable = (variance > 0) & (mean > 0)
+    typical = np.median(variance[usable] / mean[usable])
+    return np.where(usable, variance / np.maximum(mean, 1e-12), typical)
+
+
+def prior_of(config: ml_collections.ConfigDict, movies: list[np.ndarray], mean: float) -> dict[str, Any]:
+    """`power` and `prior_mean` for `default_recipe`, as `config.prior` says.
+
+    Args:
+      config: of the run.
+      movies: whose deviations from `mean` the prior describes, from training or validation trials.
+      mean: grey value.
 
     Raises:
-      NeuroreconError: no such spectrum.
+      NeuroreconError: no such spectrum or mean.
     """
-    mean = float(np.mean([t.stimulus.mean() for t in fit]))
+    if config.prior.mean not in ("training", "linear_decoder"):
+        raise NeuroreconError(f"--config.prior.mean: expected training or linear_decoder, found {config.prior.mean!r}")
     std = config.prior.std
     if config.prior.spectrum == "measured":
-        movies = [t.stimulus - mean + 127.5 for t in fit]  # the spectrum is that of deviations from the mean
-        # Every clip's step asks for its spectrum while it is traced: measure once for each length.
-        power = functools.cache(lambda shape: priors.measured_power(movies, shape))
+        deviations = [movie - mean + 127.5 for movie in movies]  # `measured_power` looks at deviations from grey
+        # Every step asks for its spectrum while it is traced: measure once for each length.
+        power = functools.cache(lambda shape: priors.measured_power(deviations, shape))
     elif config.prior.spectrum == "natural":
         power = functools.cache(lambda shape: priors.natural_power(shape, std=std))
     elif config.prior.spectrum == "flat":

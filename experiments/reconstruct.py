@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
@@ -73,8 +72,9 @@ def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str) -> d
     ]
     descents = list(_descents(folder, animals, chosen, controls, ensemble))
     _run(config, folder, ensemble, descents)
-    for animal, ids in zip(animals, chosen):
-        animal.decode(folder, ids)
+    if "linear_decoder" in controls:
+        for animal, ids in zip(animals, chosen):
+            animal.decode(folder, ids)
     metrics = evaluate(workdir)
     report(workdir)
     return metrics
@@ -161,6 +161,7 @@ def _descend(
         trial.behaviour,
         recipe=animal.recipe,
         key=jax.random.key(config.seed),
+        baseline=animal.baseline(responses),
         update_mask=animal.update_mask,
         readout=animal.readout,
         num_steps=config.num_steps or None,

@@ -47,14 +47,20 @@ def toy(name: str, seed: int = 0, dtype: Any = np.float32) -> tuple[Any, Any]:
     inputs = jnp.zeros((1, encoder.window_frames, *encoder.canvas, 5), jnp.float32)
     rng = np.random.default_rng(seed)
 
-    def shaken(path, x):
-        x = np.asarray(x)
-        if x.dtype.kind != "f" or "inv_freq" in str(path):
-            return jnp.asarray(x)
-        size = 0.1 if x.ndim < 2 else 0.3 / np.sqrt(max(1, x.size // x.shape[-1]))
-        return jnp.asarray(x + np.abs(rng.normal(0, size, x.shape)) * rng.choice([1, 0.5], x.shape), dtype)
+    def drawn(path, like):
+        if like.dtype.kind != "f":
+            return jnp.zeros(like.shape, like.dtype)
+        name = path[-1].key
+        if name in ("var", "scale", "inv_freq"):
+            values = rng.uniform(0.5, 1.5, like.shape)
+        else:
+            # All but vectors are kernels, features last.
+            fan_in = np.prod(like.shape[:-1]) if len(like.shape) > 1 else 10
+            values = rng.normal(0, 1 / np.sqrt(fan_in), like.shape)
+        return jnp.asarray(values, dtype)
 
-    return encoder, jax.tree_util.tree_map_with_path(shaken, encoder.init(jax.random.key(seed), inputs))
+    shapes = jax.eval_shape(encoder.init, jax.random.key(seed), inputs)
+    return encoder, jax.tree_util.tree_map_with_path(drawn, shapes)
 
 
 def toy_clips(num_clips: int = 1, seed: int = 0, num_frames: int = NUM_FRAMES) -> tuple[np.ndarray, np.ndarray]:

@@ -38,9 +38,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.validation_tier = "oracle"
 
     config.tier = "final_test_main"
+    config.default_recipe.likelihood = "poisson"
     config.default_recipe.likelihood_weight = 1.0  # spikes are counts and the prior is true: nothing to temper
     config.default_recipe.learning_rate = 0.1
     config.num_steps = 40
+    config.prior.mean = "training"
     config.prior.spectrum = "flat"  # white noise
     config.prior.std = 31.875  # 16 black or white checkers in a pixel: 127.5 / 4
     config.mask.kind = "none"

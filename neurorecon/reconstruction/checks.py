@@ -45,9 +45,16 @@ def check_encoders(encoders: Sequence[tuple[Any, Any]], readout: int, *, same_ca
 
 
 def recorded_clips(
-    responses: Any, behaviour: Any, neurons: Any, num_neurons: int, recipe: Recipe, dtype: Any
+    responses: Any,
+    behaviour: Any,
+    neurons: Any,
+    baseline: Any,
+    num_neurons: int,
+    frame: tuple[int, int],
+    recipe: Recipe,
+    dtype: Any,
 ) -> Recorded:
-    """The clips on the device: responses (clip, time, neuron), behaviour (clip, time, 4).
+    """The clips on the device: responses (clip, time, neuron), behaviour (clip, time, 4), baseline (clip, time, *frame).
 
     Raises:
       NeuroreconError: shapes that don't fit, or values that are not finite.
@@ -64,6 +71,10 @@ def recorded_clips(
         raise NeuroreconError(
             f"behaviour: expected shape {(*responses.shape[:2], 4)} to go with the responses, found {behaviour.shape}"
         )
+    shape = (*responses.shape[:2], *frame)
+    baseline = np.zeros(shape) if baseline is None else _numbers("baseline", baseline)
+    if baseline.shape != shape:
+        raise NeuroreconError(f"baseline: expected shape {shape}, one movie for each clip, found {baseline.shape}")
     weights = np.ones(num_neurons)
     if neurons is not None:
         neurons = np.asarray(neurons)
@@ -75,6 +86,8 @@ def recorded_clips(
         responses = np.where(neurons, responses, 0.0)
         if recipe.ablation == "exclude":
             weights = neurons.astype(float)
+    if not np.isfinite(baseline).all():
+        raise NeuroreconError("baseline: expected finite values, found NaN or infinity")
     for name, values in (("responses", responses), ("behaviour", behaviour)):
         if not np.isfinite(values).all():
             clip, frame, column = np.argwhere(~np.isfinite(values))[0]
@@ -82,7 +95,7 @@ def recorded_clips(
                 f"{name}: expected finite values, found {values[clip, frame, column]} in clip {clip}, frame {frame}, "
                 f"column {column}; cut the trial to its valid length"
             )
-    return Recorded(*(jnp.asarray(x, dtype) for x in (responses, behaviour, weights)))
+    return Recorded(*(jnp.asarray(x, dtype) for x in (responses, behaviour, baseline, weights)))
 
 
 def mask_on(

@@ -45,11 +45,13 @@ class Recorded(NamedTuple):
     Attributes:
       responses: (clip, time, neuron).
       behaviour: (clip, time, 4).
+      baseline: (clip, time, height, width), added to what the latent shows: zeros, or a decoder's movie.
       neuron_weights: (neuron,); 0 leaves a neuron out.
     """
 
     responses: jax.Array
     behaviour: jax.Array
+    baseline: jax.Array
     neuron_weights: jax.Array
 
 
@@ -148,7 +150,7 @@ def _step(settings: Settings, variables: Sequence[Variables], clip: Recorded, ma
     recipe = settings.recipe
     step, latent, optimiser = carry
     parametrisation = recipe.parametrisation(settings.shape, latent.dtype)
-    movie, to_latent = jax.vjp(parametrisation.to_pixels, latent)
+    movie, to_latent = jax.vjp(lambda z: clip.baseline + parametrisation.to_pixels(z), latent)
     gradient, trace = pixel_gradient(settings, variables, movie, clip, jax.random.fold_in(key, step))
     gradient = gradient * mask
     for name, (weight, prior) in recipe.priors.items():
@@ -182,8 +184,8 @@ def advance(settings: Settings, num_steps: int, state: State, variables: tuple, 
     """
 
     def one_clip(args, members):
-        latent, optimiser, responses, behaviour = args
-        clip = Recorded(responses, behaviour, recorded.neuron_weights)
+        latent, optimiser, responses, behaviour, baseline = args
+        clip = Recorded(responses, behaviour, baseline, recorded.neuron_weights)
         # Compiled on its own, the step is traced once for the shapes of its trace and the loop together.
         step = jax.jit(partial(_step, settings, members, clip, mask, key), inline=True)
 
@@ -200,7 +202,7 @@ def advance(settings: Settings, num_steps: int, state: State, variables: tuple, 
 
     def one_movie(args):
         latent, optimiser, members = args
-        clips = (latent, optimiser, recorded.responses, recorded.behaviour)
+        clips = (latent, optimiser, recorded.responses, recorded.behaviour, recorded.baseline)
         return _batched(lambda clip: one_clip(clip, members), clips, parallel=settings.parallel)
 
     movies = (state.latent, state.optimiser, variables)

@@ -76,11 +76,13 @@ def reconstruct(
       update_mask: (height, width) of the screen or of the encoder's canvas.
       readout: which animal's readout.
       num_steps: pixel updates, in place of the recipe's.
-      **options: see `reconstruct_clips`.
+      **options: see `reconstruct_clips`; `baseline` without its clip axis.
 
     Raises:
       NeuroreconError: shapes that don't fit, responses that are not finite, or a descent that stopped being finite.
     """
+    if options.get("baseline") is not None:
+        options["baseline"] = np.asarray(options["baseline"])[None]
     result = reconstruct_clips(
         encoders,
         np.asarray(responses)[None],
@@ -105,6 +107,7 @@ def reconstruct_clips(
     key: jax.Array,
     update_mask: np.ndarray | None = None,
     neurons: np.ndarray | None = None,
+    baseline: np.ndarray | None = None,
     readout: int = 0,
     num_steps: int | None = None,
     steps_per_call: int = 20,
@@ -124,6 +127,8 @@ def reconstruct_clips(
       update_mask: (height, width) of the screen or of the encoder's canvas, times which the gradient of the responses
         goes on; priors act everywhere.
       neurons: (neuron,) bool, those to use; the rest is left out as `recipe.ablation` says.
+      baseline: (clip, time, height, width) of the screen, grey values, to which the parametrisation's movie is added.
+        With a recipe whose prior mean is 0 it is the prior's mean for each clip: a decoder's movie, say.
       readout: which animal's readout.
       num_steps: pixel updates, in place of the recipe's.
       steps_per_call: updates between two returns to the host.
@@ -147,10 +152,10 @@ def reconstruct_clips(
     jobs = _jobs(encoders, recipe.ensemble)
     dtype = _dtype(encoders)
     first = encoders[0][0]
-    recorded = recorded_clips(responses, behaviour, neurons, first.num_neurons[readout], recipe, dtype)
-    num_clips, num_frames = recorded.responses.shape[:2]
     screen, canvas = tuple(first.screen), tuple(first.canvas)
     frame = canvas if recipe.canvas else screen
+    recorded = recorded_clips(responses, behaviour, neurons, baseline, first.num_neurons[readout], frame, recipe, dtype)
+    num_clips, num_frames = recorded.responses.shape[:2]
     mask = mask_on(update_mask, screen, canvas, frame, dtype)
     on_cpu = jax.default_backend() == "cpu"
     settings = [
@@ -177,7 +182,7 @@ def reconstruct_clips(
             progress = progress.extended(group, state, filled)
             if on_call is not None:
                 on_call(progress)
-    return _finish(progress, settings, jobs, screen)
+    return _finish(progress, settings, jobs, np.asarray(recorded.baseline), screen)
 
 
 def _jobs(encoders: Sequence[tuple[Encoder, Variables]], ensemble: str) -> list[Job]:
@@ -227,13 +232,18 @@ def _check_finite(trace: dict[str, np.ndarray], done: int) -> None:
 
 
 def _finish(
-    progress: Progress, settings: Sequence[Settings], jobs: Sequence[Job], screen: tuple[int, int]
+    progress: Progress,
+    settings: Sequence[Settings],
+    jobs: Sequence[Job],
+    baseline: np.ndarray,
+    screen: tuple[int, int],
 ) -> Reconstruction:
     recipe = settings[0].recipe
     movies = []
     for state, setting in zip(progress.states, settings):
         to_pixels = recipe.parametrisation(setting.shape, state.latent.dtype).to_pixels
-        movies.append(np.asarray(jnp.clip(jax.vmap(jax.vmap(to_pixels))(state.latent), 0.0, 255.0)))
+        shown = jax.vmap(jax.vmap(to_pixels))(state.latent) + baseline
+        movies.append(np.asarray(jnp.clip(shown, 0.0, 255.0)))
     stacked = np.concatenate(movies).swapaxes(0, 1)  # clip, movie, time, height, width
     order = np.argsort([member for job in jobs for member in job.members])
     if recipe.ensemble == "movies":
