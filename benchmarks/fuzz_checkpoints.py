@@ -72,9 +72,7 @@ def mutate(original: bytes, rng: random.Random) -> bytes:
     blind: list[Callable[[bytes, random.Random], bytes]] = [_flip, _truncate, _splice, _numbers]
     if rng.random() < 0.5:
         return rng.choice(blind)(original, rng)
-    return _mend(
-        original, rng, rng.choice([_flip, _truncate, _splice, _numbers, _opcodes, _hostile, _hostile, _deep])
-    )
+    return _mend(original, rng, rng.choice([_flip, _truncate, _splice, _numbers, _opcodes, _hostile, _hostile, _deep]))
 
 
 def _flip(data: bytes, rng: random.Random) -> bytes:
@@ -155,9 +153,7 @@ def fuzz(original: bytes, num_files: int, seed: int) -> tuple[collections.Counte
     """Counts by outcome, and the failures in words; the audit hook stays in place, as Python's hooks do."""
     asked: list[str] = []
     watching = [False]
-    sys.addaudithook(
-        lambda event, _: asked.append(event) if watching[0] and event.startswith(FORBIDDEN) else None
-    )
+    sys.addaudithook(lambda event, _: asked.append(event) if watching[0] and event.startswith(FORBIDDEN) else None)
     outcomes: collections.Counter = collections.Counter()
     failures = []
     with tempfile.TemporaryDirectory() as folder:

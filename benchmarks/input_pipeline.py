@@ -84,15 +84,11 @@ def seconds_per_batch(read: Callable[[int], tuple], batches: int) -> list[float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--neurons", type=int, default=2000)
     parser.add_argument("--batches", type=int, default=20)
-    parser.add_argument(
-        "--folder", default=None, help="where to write (default: the system's temporary folder)"
-    )
+    parser.add_argument("--folder", default=None, help="where to write (default: the system's temporary folder)")
     arguments = parser.parse_args()
     packages = ["numpy", "tensorflow-datasets", "array-record"]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:

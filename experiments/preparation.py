@@ -92,7 +92,7 @@ def prepare_animal(
     fit = [recording.target(i) for i in fit_ids]
     validation = [recording.target(i) for i in validation_ids]
     alpha = _alpha(config, folder, fit, ensemble, readout, recording.name)
-    screen_alpha = crop_from_canvas(alpha, tuple(recording.frame_shape))
+    screen_alpha = crop_from_canvas(alpha, recording.frame_shape)
     mask = screen_alpha >= (1.0 if config.mask.kind == "alpha" else config.mask.threshold)
     decoder = None
     from_decoder = config.recipe == "default" and config.prior.mean == "linear_decoder"

@@ -65,7 +65,7 @@ def report(workdir: str) -> Path:
             write_tiff(name.with_suffix(".tiff"), clip.movie, clip.frame_rate)
         if len(shown) < FILMS:
             shown.append(clip)
-    best = max(shown, key=lambda c: c.scores["movie_correlation"])
+    best = max(shown, key=lambda c: float(scores[c.animal, c.trial]["movie_correlation"]))
     film_strip(
         best.truth,
         best.movie,

@@ -2,8 +2,8 @@
 
     python -m experiments.train --config experiments/configs/base.py --workdir runs/mine --config.recordings=FOLDER
 
-Writes WORKDIR/encoders/K/ (Orbax and architecture.json), config.json and metrics.jsonl. Called again, it goes on where it
-stopped, or says that it is done.
+Writes WORKDIR/encoders/K/ (Orbax and architecture.json), config.json and metrics.jsonl. Called again, it goes on where
+it stopped, or says that it is done.
 """
 
 import shutil

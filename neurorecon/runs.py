@@ -43,9 +43,10 @@ def claim(workdir: str | os.PathLike, config: Mapping[str, Any], job: str, keys:
     jobs = read_json(path) if path.exists() else {}
     asked = json.loads(json.dumps({key: config.get(key) for key in keys}))
     for key, old in jobs.get(job, asked).items():
-        if old != asked.get(key):
+        new = asked.get(key)
+        if old != new:
             raise NeuroreconError(
-                f"{path}: {job} was begun with {key} = {_short(old, asked.get(key))}, now {_short(asked.get(key), old)}; "
+                f"{path}: {job} was begun with {key} = {_short(old, new)}, now {_short(new, old)}; "
                 "use another --workdir, or remove this one to start again"
             )
     save_json(folder / "config.json", config)

@@ -79,9 +79,7 @@ class Browser:
     def read(self) -> dict:
         end = time.monotonic() + 60
         while b"\0" not in self.buffer:
-            assert select.select([self.answers], [], [], max(0, end - time.monotonic()))[0], (
-                "the browser is silent"
-            )
+            assert select.select([self.answers], [], [], max(0, end - time.monotonic()))[0], "the browser is silent"
             part = os.read(self.answers, 1 << 20)
             assert part, "the browser has gone"
             self.buffer += part

@@ -49,9 +49,7 @@ def quick(function, *arguments):
 def random_variables(encoder: DwiseNeuro, seed: int, dtype=np.float32):
     """Variables with no value left at its neutral initial one."""
     rng = np.random.default_rng(seed)
-    inputs = jax.ShapeDtypeStruct(
-        (1, encoder.window_frames, *encoder.canvas, encoder.in_channels), jnp.float32
-    )
+    inputs = jax.ShapeDtypeStruct((1, encoder.window_frames, *encoder.canvas, encoder.in_channels), jnp.float32)
     shapes = traverse_util.flatten_dict(jax.eval_shape(encoder.init, jax.random.key(0), inputs))
     flat = {}
     for path, shape in shapes.items():
@@ -159,9 +157,7 @@ def test_batch_norm_statistics_by_hand():
     mean, biased = flat.mean(0), flat.var(0)
     scale, bias = np.array([1, -2, 0.5]), np.array([0, 1, 2])
     np.testing.assert_allclose(out, (x - mean) / np.sqrt(biased + 1e-5) * scale + bias, atol=1e-12)
-    np.testing.assert_allclose(
-        evaluated, (x - [1, 2, 3]) / np.sqrt([4 + 1e-5, 5 + 1e-5, 6 + 1e-5]) * scale + bias
-    )
+    np.testing.assert_allclose(evaluated, (x - [1, 2, 3]) / np.sqrt([4 + 1e-5, 5 + 1e-5, 6 + 1e-5]) * scale + bias)
     stats = updated["batch_stats"]
     np.testing.assert_allclose(stats["mean"], 0.9 * np.array([1, 2, 3]) + 0.1 * mean)
     np.testing.assert_allclose(stats["var"], 0.9 * np.array([4, 5, 6]) + 0.1 * flat.var(0, ddof=1))
@@ -208,15 +204,11 @@ def test_gradients_agree_with_finite_differences_in_float64():
                 point = (inputs, variables["params"])
                 leaves, tree = jax.tree.flatten(point[argument])
                 step = tree.unflatten([rng.normal(size=leaf.shape) for leaf in leaves])
-                slope = sum(
-                    jax.tree.leaves(jax.tree.map(lambda g, s: jnp.vdot(g, s), gradient[argument], step))
-                )
+                slope = sum(jax.tree.leaves(jax.tree.map(lambda g, s: jnp.vdot(g, s), gradient[argument], step)))
                 ends = []
                 for sign in (-1, 1):
                     moved = list(point)
-                    moved[argument] = jax.tree.map(
-                        lambda a, s, sign=sign: a + sign * 1e-6 * s, point[argument], step
-                    )
+                    moved[argument] = jax.tree.map(lambda a, s, sign=sign: a + sign * 1e-6 * s, point[argument], step)
                     ends.append(function(*moved)[0])
                 np.testing.assert_allclose((ends[1] - ends[0]) / 2e-6, slope, rtol=1e-5)
 
@@ -259,9 +251,7 @@ def test_stochastic_depth_drops_whole_windows_and_keeps_the_mean():
 
     def branch(rate):
         module = d.CortexLayer(6, 2, drop_path_rate=rate)
-        out, _ = module.apply(
-            variables, inputs, True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"]
-        )
+        out, _ = module.apply(variables, inputs, True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"])
         return np.asarray(out)
 
     full, dropped = branch(0.0), branch(0.25)

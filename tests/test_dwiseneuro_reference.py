@@ -119,9 +119,7 @@ def test_training(reference, bits):
             terms = [weights[:, k, None, None] * poisson(outputs[k], targets[k]) for k in (0, 1)]
             return sum(jnp.sum(t) for t in terms), (outputs, state)
 
-        (value, (outputs, state)), gradient = quick(
-            jax.value_and_grad(loss, has_aux=True), variables["params"]
-        )
+        (value, (outputs, state)), gradient = quick(jax.value_and_grad(loss, has_aux=True), variables["params"])
     found = {f"train_out_mouse{k}": channels_second(out) for k, out in enumerate(outputs)}
     check({**found, "train_loss": value}, reference, TRAINING, bits)
     flat = traverse_util.flatten_dict({"params": gradient, **state})
@@ -140,9 +138,7 @@ def test_training(reference, bits):
             seen += 1
         elif f"train_state__{entry.name}" in reference:
             allowed = STATISTICS[bits == 32] * (ROUNDED if bits == 64 else 1)
-            assert np.abs(ours - reference[f"train_state__{entry.name}"]).max() <= allowed * largest, (
-                entry.name
-            )
+            assert np.abs(ours - reference[f"train_state__{entry.name}"]).max() <= allowed * largest, entry.name
             seen += 1
     assert seen == sum(name.startswith(("train_grad__", "train_state__")) for name in reference)
 

@@ -75,9 +75,7 @@ def test_pooling_is_the_mean(tmp_path: Path) -> None:
 
 def test_value_range_is_scaled(tmp_path: Path) -> None:
     movie = RNG.uniform(-1, 1, MOVIE.shape)
-    recording = import_arrays(
-        tmp_path / "a", stimulus=movie, responses=SPIKES, value_range=(-1, 1), **REQUIRED
-    )
+    recording = import_arrays(tmp_path / "a", stimulus=movie, responses=SPIKES, value_range=(-1, 1), **REQUIRED)
     np.testing.assert_allclose(joined(recording, None, "stimulus"), (movie + 1) * 127.5, atol=1e-4)
 
 
@@ -98,9 +96,7 @@ def test_packed_bits(tmp_path: Path) -> None:
 
 def test_splits_take_validation_out_of_training(tmp_path: Path) -> None:
     splits = {"train": [(0, 80)], "oracle": [(30, 50)], "final_test_main": [(85, 100)]}
-    recording = import_arrays(
-        tmp_path / "a", stimulus=MOVIE, responses=SPIKES, splits=splits, gap=3, **REQUIRED
-    )
+    recording = import_arrays(tmp_path / "a", stimulus=MOVIE, responses=SPIKES, splits=splits, gap=3, **REQUIRED)
     np.testing.assert_array_equal(joined(recording, "train", "responses"), np.r_[SPIKES[:27], SPIKES[53:80]])
     np.testing.assert_array_equal(joined(recording, "oracle", "responses"), SPIKES[30:50])
     np.testing.assert_array_equal(joined(recording, "final_test_main", "responses"), SPIKES[85:])
@@ -114,9 +110,7 @@ def test_splits_take_validation_out_of_training(tmp_path: Path) -> None:
 
 def test_lead_in_shows_frames_before_but_never_to_training(tmp_path: Path) -> None:
     splits = {"train": [(0, 60)], "oracle": [(50, 100)]}
-    recording = import_arrays(
-        tmp_path / "a", stimulus=MOVIE, responses=SPIKES, splits=splits, lead_in=8, **REQUIRED
-    )
+    recording = import_arrays(tmp_path / "a", stimulus=MOVIE, responses=SPIKES, splits=splits, lead_in=8, **REQUIRED)
     np.testing.assert_array_equal(joined(recording, "train", "responses"), SPIKES[:42])
     first, second = (recording.trial(t) for t in recording.trial_ids("oracle"))
     np.testing.assert_array_equal(first.responses, SPIKES[42:80])
@@ -228,9 +222,7 @@ FAULTS: dict[str, tuple[dict, list[str]]] = {
 def test_fault_is_one_line_and_leaves_nothing(tmp_path: Path, fault: str) -> None:
     changes, words = FAULTS[fault]
     with pytest.raises(NeuroreconError) as error:
-        import_arrays(
-            tmp_path / "out" / "a", **{"stimulus": MOVIE, "responses": SPIKES, **REQUIRED, **changes}
-        )
+        import_arrays(tmp_path / "out" / "a", **{"stimulus": MOVIE, "responses": SPIKES, **REQUIRED, **changes})
     one_line(error, *words)
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
@@ -308,10 +300,7 @@ def test_salamander_retina(tmp_path: Path) -> None:
         _, start, stop, _ = recording.extra["cuts"][int(trial_id)]
         board = np.unpackbits(bits[start:stop], axis=1).reshape(-1, 80, 80)  # frame, x, y
         pooled = np.stack(
-            [
-                [board[:, 4 * x : 4 * x + 4, 4 * y : 4 * y + 4].mean(axis=(1, 2)) for x in range(20)]
-                for y in range(20)
-            ]
+            [[board[:, 4 * x : 4 * x + 4, 4 * y : 4 * y + 4].mean(axis=(1, 2)) for x in range(20)] for y in range(20)]
         )
         np.testing.assert_allclose(trial.stimulus, 255 * pooled.transpose(2, 0, 1), rtol=1e-5)
         np.testing.assert_array_equal(trial.responses, counts[:, start:stop].T)

@@ -54,9 +54,7 @@ def dense(features, lags):
 def test_lagged_gram_is_the_dense_one(num_lags, lag_step):
     rng = np.random.default_rng(0)
     lags = np.arange(0, num_lags, lag_step)
-    features = [
-        rng.normal(0.3, 1, (n, 3)).astype(np.float32) for n in (20, 9, 2, 5)
-    ]  # some shorter than the lags
+    features = [rng.normal(0.3, 1, (n, 3)).astype(np.float32) for n in (20, 9, 2, 5)]  # some shorter than the lags
     x = dense(features, lags)
     np.testing.assert_allclose(ridge.lagged_gram(features, lags), x.T @ x, atol=1e-4)
     np.testing.assert_allclose(ridge.feature_means(features, lags), x.mean(axis=0), atol=1e-6)
@@ -109,9 +107,7 @@ def test_a_permutation_of_the_neurons_changes_nothing(trained):
     permuted = fit_linear_decoder(
         [r[:, order] for r in responses], movies, [r[:, order] for r in v_responses], v_movies, num_lags=5
     )
-    np.testing.assert_allclose(
-        permuted.predict(v_responses[0][:, order]), decoder.predict(v_responses[0]), atol=0.05
-    )
+    np.testing.assert_allclose(permuted.predict(v_responses[0][:, order]), decoder.predict(v_responses[0]), atol=0.05)
 
 
 def test_the_penalty_is_chosen_on_validation_trials_only(trained):
@@ -119,13 +115,9 @@ def test_the_penalty_is_chosen_on_validation_trials_only(trained):
     values = decoder.validation_correlations
     assert decoder.penalty == max(values, key=values.get)
     for penalty in values:
-        alone = fit_linear_decoder(
-            *train, *validation, num_lags=5, penalties=(penalty,), backgrounds=("frame",)
-        )
+        alone = fit_linear_decoder(*train, *validation, num_lags=5, penalties=(penalty,), backgrounds=("frame",))
         decoded = [alone.predict(r) for r in validation[0]]
-        expected = np.mean(
-            [movie_correlation(t, d, None) for t, d in zip(validation[1], decoded, strict=True)]
-        )
+        expected = np.mean([movie_correlation(t, d, None) for t, d in zip(validation[1], decoded, strict=True)])
         assert values[penalty] == pytest.approx(expected, abs=1e-5)
     # Validation trials of another code: only the least detailed decoder is not harmful.
     # The weights of a given penalty stay the same: validation trials are never fitted.
@@ -169,9 +161,7 @@ def test_mask_decides_where_the_penalty_is_chosen_and_what_is_decoded(trained):
     assert both.validation_correlations == pytest.approx(inside.validation_correlations, abs=1e-6)
     np.testing.assert_allclose(both.predict(validation[0][0])[:, mask], movie[:, mask], atol=1e-2)
     assert np.ptp(both.predict(validation[0][0])[:, ~mask], axis=0).min() > 1
-    few = fit_linear_decoder(
-        *train, *validation, num_lags=5, selection_pixels=6, penalties=(decoder.penalty,)
-    )
+    few = fit_linear_decoder(*train, *validation, num_lags=5, selection_pixels=6, penalties=(decoder.penalty,))
     np.testing.assert_array_equal(few.weights, decoder.weights)
     assert few.validation_correlations[few.penalty] != decoder.validation_correlations[few.penalty]
 

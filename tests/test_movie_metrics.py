@@ -79,13 +79,9 @@ def test_published_variants_and_averages_match_the_published_code(reference):
         published_ssim(truth, movies[0], mask, max_value=200), reference["SSIM_max200__mask_eval_2d"]
     )
     clipped = np.minimum(reference["alpha_mask"], 1)
-    assert published_rmse(truth, movies[0], clipped) == pytest.approx(
-        reference["alpha_mask_passed_directly"][0]
-    )
+    assert published_rmse(truth, movies[0], clipped) == pytest.approx(reference["alpha_mask_passed_directly"][0])
     for threshold in (1, 0.5):
-        found = published_luminance_contrast_match(
-            truth, movies[0], reference["alpha_mask"], threshold=threshold
-        )
+        found = published_luminance_contrast_match(truth, movies[0], reference["alpha_mask"], threshold=threshold)
         np.testing.assert_allclose(found[0], reference[f"lcm_recon__th{threshold}"], atol=1e-3)
         np.testing.assert_allclose(found[1], reference[f"lcm_gt__th{threshold}"], atol=1e-3)
     average, smooth = average_movies(movies), average_movies(movies, smoothing=0.5)
@@ -174,9 +170,7 @@ def test_frame_correlation_follows_a_moving_mask(pair):
     moving = np.zeros(truth.shape, bool)
     for t in range(len(truth)):
         moving[t, :, t : t + 5] = True
-    expected = [
-        np.corrcoef(truth[t, :, t : t + 5].ravel(), movie[t, :, t : t + 5].ravel())[0, 1] for t in range(6)
-    ]
+    expected = [np.corrcoef(truth[t, :, t : t + 5].ravel(), movie[t, :, t : t + 5].ravel())[0, 1] for t in range(6)]
     np.testing.assert_allclose(frame_correlations(truth, movie, moving), expected)
     assert frame_correlation(truth, movie, moving) == pytest.approx(np.mean(expected))
 
@@ -204,9 +198,7 @@ def test_motion_energy_and_contrast_match():
     np.testing.assert_allclose(motion_energy(movie, None), [1, 3, 2])
     moving = np.zeros(movie.shape, bool)
     moving[:2, 0], moving[1:3, 1] = True, True
-    steps = (
-        movie + np.arange(5)[:, None] * np.arange(4)[:, None, None]
-    )  # row r changes by r more in each step
+    steps = movie + np.arange(5)[:, None] * np.arange(4)[:, None, None]  # row r changes by r more in each step
     np.testing.assert_allclose(motion_energy(steps, moving), [1, 4, np.nan])
     rng = np.random.default_rng(2)
     truth = rng.normal(120, 20, (4, 5, 6))

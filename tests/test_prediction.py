@@ -168,9 +168,7 @@ def test_published_predictions_of_a_trial():
     # Relative tolerances of the reference README, section 12.
     allowed = {("1", 0): 7e-6, ("1", 1): 5e-6, ("2", 0): 6e-6, ("2", 1): 8e-6}
     for readout in (0, 1):
-        found = {
-            str(k): predict_trial(e, v, stimulus, behaviour, readout) for k, (e, v) in enumerate(encoders, 1)
-        }
+        found = {str(k): predict_trial(e, v, stimulus, behaviour, readout) for k, (e, v) in enumerate(encoders, 1)}
         for name, responses in found.items():
             expected = reference[f"responses_model{name}_mouse{readout}"].T
             tolerance = allowed[name, readout] * np.abs(expected).max()

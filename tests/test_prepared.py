@@ -54,9 +54,7 @@ def test_trials_are_those_of_the_recording(tree: Path, prepared: PreparedRecordi
 def test_windows_are_all_legal_ones(prepared: PreparedRecording) -> None:
     windows = prepared.windows("train", 16, 2)  # they span 31 frames
     lengths = {0: FRAMES, 1: FRAMES - 5, 2: FRAMES, 3: FRAMES}
-    assert {tuple(w) for w in windows} == {
-        (n, s) for n, length in lengths.items() for s in range(length - 30)
-    }
+    assert {tuple(w) for w in windows} == {(n, s) for n, length in lengths.items() for s in range(length - 30)}
     assert len(windows) == len({tuple(w) for w in windows})
     assert set(prepared.windows(None, 16, 2)[:, 0]) == {0, 1, 2, 3, 5}  # 4 is withheld
     assert set(prepared.windows("train", 38)[:, 0]) == {0, 2, 3}  # 1 is too short

@@ -103,8 +103,13 @@ def test_averaged_gradient(models, reference):
         parallel=False,
     )
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *[variables for _, variables in models])
-    clip = Recorded(jnp.asarray(responses), jnp.asarray(behaviour), jnp.ones(responses.shape[1]))
     movie = jnp.full((64, 64, 64), 127.5)
+    clip = Recorded(
+        responses=jnp.asarray(responses),
+        behaviour=jnp.asarray(behaviour),
+        baseline=jnp.zeros_like(movie),
+        neuron_weights=jnp.ones(responses.shape[1]),
+    )
     compiled = jax.jit(lambda v: pixel_gradient(settings, (v,), movie, clip, KEY)[0])
     assert_near(np.asarray(compiled(stacked)), reference["gradens__avg_grad_i1"], 2e-4)
 

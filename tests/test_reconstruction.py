@@ -298,48 +298,6 @@ def test_frames_beyond_the_movie_are_not_learnt_from():
         assert np.flatnonzero(moved).tolist() == [0, 2, 4]
 
 
-def test_a_new_loss_and_a_new_prior_without_editing_the_library():
-    def absolute_error(prediction, target):
-        return jnp.abs(prediction - target)
-
-    def darkness(movie):
-        return jnp.sum(movie) / 255
-
-    plain = default_recipe()
-    recipe = plain.replace(
-        losses={"absolute_error": (0.1, absolute_error)}, priors={"darkness": (2.0, darkness)}, num_steps=4
-    )
-    result = descend([toy("linear_nonlinear")], recipe=recipe, num_steps=None)
-    assert result.trace["darkness"].shape == result.trace["absolute_error"].shape == (1, 4)
-    assert result.movie.mean() < descend([toy("linear_nonlinear")], recipe=plain, num_steps=4).movie.mean()
-
-
-def test_recipes_refuse_what_they_do_not_know():
-    with pytest.raises(NeuroreconError, match="no part 'smothing'; the nearest is 'smoothing'"):
-        published_recipe(smothing=1)
-    for changes, match in (
-        ({"ensemble": "frames"}, "ensemble"),
-        ({"ablation": "forget"}, "ablation"),
-        ({"stitch": "max"}, "stitch"),
-        ({"losses": {}}, "at least one response loss"),
-        ({"losses": {"loss": (1.0, losses.poisson)}}, "taken"),
-        ({"priors": {"poisson": (1.0, priors.total_variation)}}, "taken"),
-        ({"priors": {"tv": priors.total_variation}}, "weight, function"),
-        ({"losses": {"poisson": (np.nan, losses.poisson)}}, "weight, function"),
-        ({"num_steps": 0}, "num_steps"),
-    ):
-        for make in (default_recipe, published_recipe):
-            with pytest.raises(NeuroreconError, match=match) as caught:
-                make(**changes)
-            assert "\n" not in str(caught.value)
-    with pytest.raises(NeuroreconError, match="power"):
-        descend([toy("linear_nonlinear")], recipe=default_recipe(power=lambda shape: np.ones((2, 2, 2))))
-    with pytest.raises(NeuroreconError, match="prior_mean"):
-        descend([toy("linear_nonlinear")], recipe=default_recipe(prior_mean=np.ones(3)))
-    assert default_recipe() == default_recipe() and hash(default_recipe()) == hash(default_recipe())
-    assert default_recipe(likelihood_weight=0.2) != default_recipe()
-
-
 def test_bad_input_gets_one_line():
     encoders, (responses, behaviour) = [toy("factorized")], toy_clips()
 

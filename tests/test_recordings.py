@@ -105,9 +105,7 @@ def test_coordinates_not_measured_are_none(tree: Path) -> None:
 
 def test_behaviour_mean_is_over_training_frames(tree: Path) -> None:
     frames = np.concatenate([t.behaviour for t in make_trials() if t.tier == "train"])
-    np.testing.assert_allclose(
-        open_recording(tree).behaviour_mean(), frames.mean(axis=0), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(open_recording(tree).behaviour_mean(), frames.mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
 def test_repeats_are_identical_movies(tmp_path: Path) -> None:
@@ -176,9 +174,7 @@ def test_loading_a_trial_reads_no_other(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
-@pytest.mark.parametrize(
-    "values", [["train", "oracle", "none", "train"], [b"train", b"oracle", b"none", b"train"]]
-)
+@pytest.mark.parametrize("values", [["train", "oracle", "none", "train"], [b"train", b"oracle", b"none", b"train"]])
 def test_object_tiers_are_read(tree: Path, protocol: int, values: list) -> None:
     array = np.array(values, dtype=object)
     with open(tree / "meta/trials/tiers.npy", "wb") as handle:

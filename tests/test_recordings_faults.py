@@ -249,9 +249,7 @@ WRITING = {
     "other neurons": (bad_trials(responses=np.ones((35, 3))), ["trial 1", "(6, 8, 3)"]),
     "no trial": (lambda: iter(()), ["at least one trial"]),
     "zero length": (
-        bad_trials(
-            stimulus=np.ones((0, HEIGHT, WIDTH)), responses=np.ones((0, NEURONS)), behaviour=np.ones((0, 4))
-        ),
+        bad_trials(stimulus=np.ones((0, HEIGHT, WIDTH)), responses=np.ones((0, NEURONS)), behaviour=np.ones((0, 4))),
         ["stimulus of trial 1", "at least one frame"],
     ),
     "withheld but there": (bad_trials(withheld=True), ["trial 1", "withheld"]),

@@ -78,9 +78,7 @@ def test_scores_figure_takes_undefined_scores(tmp_path):
 
 def test_load_clip_reads_what_the_contract_writes(tmp_path):
     clip = make_clip("3", 0)
-    np.savez(
-        tmp_path / "3.npz", movie=clip.movie, mask=clip.mask, animal="m", trial="3", trace_loss=np.ones(4)
-    )
+    np.savez(tmp_path / "3.npz", movie=clip.movie, mask=clip.mask, animal="m", trial="3", trace_loss=np.ones(4))
     loaded = load_clip(tmp_path / "3.npz", clip.truth, frame_rate=20.0, scores={"ssim": 0.1})
     assert (loaded.animal, loaded.trial, loaded.frame_rate, loaded.movie_std) == ("m", "3", 20.0, None)
     np.testing.assert_array_equal(loaded.movie, clip.movie)
@@ -146,9 +144,7 @@ def test_films_of_the_page_hold_every_frame(report, tmp_path):
 
 def test_page_without_controls_curves_and_costs(tmp_path):
     clip = make_clip("1", 0, movie_std=None, linear_decoder=None, trace={}, scores={})
-    clip = dataclasses.replace(
-        clip, truth=np.full_like(clip.truth, 9)
-    )  # no contrast: no correlation is defined
+    clip = dataclasses.replace(clip, truth=np.full_like(clip.truth, 9))  # no contrast: no correlation is defined
     metrics = {"clips": [], "summary": {"movie_correlation": {"mean": None, "ci95": None}}}
     page = write_report(tmp_path, [clip], metrics, {}).read_text()
     assert "n/a" in page and 'class="plot"' not in page and "How it was learned" not in page
@@ -170,9 +166,7 @@ def test_what_can_not_be_reported_is_one_line(tmp_path):
         lambda: write_report(tmp_path, [], make_metrics([]), {}),
         lambda: write_report(tmp_path, [clip], {}, {}),
         lambda: write_report(tmp_path, [clip], {"summary": {"movie_correlation": 0.5}}, {}),
-        lambda: write_report(
-            tmp_path, [dataclasses.replace(clip, mask=clip.mask.T)], make_metrics([clip]), {}
-        ),
+        lambda: write_report(tmp_path, [dataclasses.replace(clip, mask=clip.mask.T)], make_metrics([clip]), {}),
         lambda: load_clip(tmp_path / "none.npz", clip.truth, frame_rate=30.0, scores={}),
     ):
         with pytest.raises(NeuroreconError) as error:
@@ -187,9 +181,7 @@ def test_page_works_in_a_browser(report, tmp_path):
     path, _, clips = report
     browser = Browser(tmp_path)
     try:
-        browser.call(
-            "Emulation.setDeviceMetricsOverride", width=390, height=6000, deviceScaleFactor=1, mobile=True
-        )
+        browser.call("Emulation.setDeviceMetricsOverride", width=390, height=6000, deviceScaleFactor=1, mobile=True)
         browser.open(path.as_uri())
         films = browser.run(
             """new Promise((resolve) => {

@@ -47,17 +47,14 @@ def test_single_trial_correlations_match_the_competition(reference):
 @published
 def test_out_of_fold_and_training_metrics_match_dwiseneuro(reference):
     lengths = reference["trial_lengths"]
-    found = out_of_fold_correlations(
-        cut(reference["predictions"], lengths), cut(reference["targets"], lengths)
-    )
+    found = out_of_fold_correlations(cut(reference["predictions"], lengths), cut(reference["targets"], lengths))
     np.testing.assert_allclose(found, reference["lromul_oof_per_neuron"], atol=FLOAT32)
     assert found.mean() == pytest.approx(float(reference["lromul_oof_mean"]), abs=FLOAT32)
     weights = reference["cm_weights"].reshape(-1, 2)
     means = []
     for k in range(2):
         arrays = [
-            list(reference[f"cm_{name}_mouse{k}"].reshape(8, -1, 16).swapaxes(1, 2))
-            for name in ("pred", "target")
+            list(reference[f"cm_{name}_mouse{k}"].reshape(8, -1, 16).swapaxes(1, 2)) for name in ("pred", "target")
         ]
         means.append(training_correlations(*arrays, weights[:, k]).mean())
     np.testing.assert_allclose(means, reference["cm_corr_per_mouse"], atol=FLOAT32)
@@ -105,15 +102,11 @@ def test_still_images_with_unequal_repeats_match_sensorium(reference):
     np.testing.assert_allclose(
         repeats.correlation_to_average(responses, averages), reference["still_corr_to_average"], atol=FLOAT32
     )
-    np.testing.assert_allclose(
-        repeats.fraction_explainable_variance(responses), reference["still_fev"], atol=FLOAT32
-    )
+    np.testing.assert_allclose(repeats.fraction_explainable_variance(responses), reference["still_fev"], atol=FLOAT32)
     assert len({len(r) for r in responses}) > 1 and len(ids) == len(responses)
     found = repeats.fraction_explainable_variance_explained(responses, averages)
     np.testing.assert_allclose(found, reference["still_feve"], rtol=1e-5)
-    found = repeats.fraction_explainable_variance_explained(
-        responses, averages, min_fev=repeats.FEV_THRESHOLD
-    )
+    found = repeats.fraction_explainable_variance_explained(responses, averages, min_fev=repeats.FEV_THRESHOLD)
     np.testing.assert_allclose(found, reference["still_feve_thresholded"], rtol=1e-5)
 
 
@@ -146,9 +139,7 @@ def test_skip_and_ends(trials):
         predictions, targets, skip=29
     )
     # the trial of 40 frames has none after the first 50
-    assert single_trial_correlation(predictions, targets) == single_trial_correlation(
-        predictions[:2], targets[:2]
-    )
+    assert single_trial_correlation(predictions, targets) == single_trial_correlation(predictions[:2], targets[:2])
     found = neuron_correlations(predictions, targets, skip=5, max_frames=60, drop_last=2)
     by_hand = [[a[5 : min(60, len(a)) - 2] for a in arrays] for arrays in trials]
     np.testing.assert_allclose(found, neuron_correlations(*by_hand, skip=0))
@@ -158,9 +149,7 @@ def test_the_competition_weighs_neurons_not_animals(trials):
     predictions, targets = trials
     one = ([p[:, :1] for p in predictions], [t[:, :1] for t in targets])
     rest = ([p[:, 1:] for p in predictions], [t[:, 1:] for t in targets])
-    assert competition_correlation([one, rest]) == pytest.approx(
-        single_trial_correlation(predictions, targets)
-    )
+    assert competition_correlation([one, rest]) == pytest.approx(single_trial_correlation(predictions, targets))
 
 
 def test_constants_get_zero_not_nan():
@@ -176,9 +165,7 @@ def test_repeat_metrics_recover_a_known_signal_share():
     responses = [s + noise * rng.normal(0, 1, (10, 400, 4)) for s in signal]
     expected = 1 / (1 + noise**2)
     np.testing.assert_allclose(repeats.fraction_explainable_variance(responses), expected, atol=0.03)
-    np.testing.assert_allclose(
-        repeats.fraction_explainable_variance_explained(responses, list(signal)), 1, atol=0.03
-    )
+    np.testing.assert_allclose(repeats.fraction_explainable_variance_explained(responses, list(signal)), 1, atol=0.03)
     # a prediction with half of the explainable variance
     half = list(signal + rng.normal(0, 1, signal.shape))
     np.testing.assert_allclose(repeats.normalised_correlation(responses, half), np.sqrt(0.5), atol=0.04)

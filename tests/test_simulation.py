@@ -271,10 +271,7 @@ def test_expected_is_the_mean_over_noise():
     for noise_level in (0.3, 1.0):
         expected = calcium.expected_responses(animal.imaging, rate, noise_level=noise_level)
         draws = np.stack(
-            [
-                calcium.sample_responses(animal.imaging, rate, rng, noise_level=noise_level)
-                for _ in range(1000)
-            ]
+            [calcium.sample_responses(animal.imaging, rate, rng, noise_level=noise_level) for _ in range(1000)]
         )
         error = draws.std(axis=0) / np.sqrt(len(draws))
         z = (draws.mean(axis=0) - expected) / (error + 1e-6)

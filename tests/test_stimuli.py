@@ -138,9 +138,7 @@ def test_noise_has_the_lengths_asked_for(spatial, temporal):
 
 
 def test_noise_is_reproducible_and_refuses():
-    first, again, other = (
-        gaussian_noise(seed, spatial_sigma=1, temporal_sigma=1, num_frames=5) for seed in (4, 4, 5)
-    )
+    first, again, other = (gaussian_noise(seed, spatial_sigma=1, temporal_sigma=1, num_frames=5) for seed in (4, 4, 5))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     with pytest.raises(NeuroreconError, match="spatial_sigma"):

@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.linear_nonlinear.window_frames = 64
     config.linear_nonlinear.rank = 2
     config.linear_nonlinear.num_taps = 15
-    config.linear_nonlinear.envelope = 0.0  # pixels; above 0: filters near the receptive field, from spike-triggered averages
+    config.linear_nonlinear.envelope = 0.0  # pixels; above 0: filters stay near the receptive field
     config.dwiseneuro = ml_collections.ConfigDict()
     config.dwiseneuro.core_features = (16, 16, 32, 32)
     config.dwiseneuro.spatial_strides = (2, 1, 2, 1)

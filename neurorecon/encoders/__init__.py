@@ -2,8 +2,8 @@
 
 inputs: (window, time, height, width, channel) with the movie (grey 0..255) in channel 0 and pupil dilation, running
 speed, pupil x and pupil y in planes of their own; output (window, time, neuron). Every encoder has the fields
-`num_neurons` (one number for each readout), `canvas`, `screen`, `padding`, `window_frames` and `frame_step`, and says with
-`time_invariant` whether it takes windows of any length (then its first `warmup_frames` outputs lack history).
+`num_neurons` (one number for each readout), `canvas`, `screen`, `padding`, `window_frames` and `frame_step`, and says
+with `time_invariant` whether it takes windows of any length (then its first `warmup_frames` outputs lack history).
 """
 
 import dataclasses

@@ -62,6 +62,4 @@ def _margins(screen: tuple[int, ...], canvas: tuple[int, ...]) -> list[tuple[int
             f"stimulus: expected frames of at most {tuple(canvas)} (the encoder's canvas, height and width), "
             f"found {tuple(screen)}; crop or downsample the movie"
         )
-    return [
-        ((large - small) // 2, large - small - (large - small) // 2) for small, large in zip(screen, canvas)
-    ]
+    return [((large - small) // 2, large - small - (large - small) // 2) for small, large in zip(screen, canvas)]

@@ -56,13 +56,9 @@ def save_encoder(folder: str | os.PathLike, encoder: nn.Module, variables: Any) 
     }
     replaced = folder.exists() and any(folder.iterdir())
     if replaced and not (folder / "architecture.json").is_file():
-        raise NeuroreconError(
-            f"{folder}: expected an encoder's folder or a new one, found other files; choose another"
-        )
+        raise NeuroreconError(f"{folder}: expected an encoder's folder or a new one, found other files; choose another")
     try:
-        with atomic_path(
-            folder.with_name(folder.name + ".new") if replaced else folder, directory=True
-        ) as temporary:
+        with atomic_path(folder.with_name(folder.name + ".new") if replaced else folder, directory=True) as temporary:
             _write(temporary / "variables", traverse_util.unflatten_dict(arrays, sep="/"))
             save_json(temporary / "architecture.json", architecture)
         if replaced:
@@ -80,15 +76,11 @@ def load_encoder(folder: str | os.PathLike) -> tuple[nn.Module, Any]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise NeuroreconError(
-            f"{folder}: expected an encoder's folder (architecture.json and variables/), found none"
-        )
+        raise NeuroreconError(f"{folder}: expected an encoder's folder (architecture.json and variables/), found none")
     path = folder / "architecture.json"
     architecture = read_json(path)
     if not isinstance(architecture, dict) or architecture.get("format") != FORMAT:
-        raise NeuroreconError(
-            f"{path}: expected an encoder's architecture of format {FORMAT}, found something else"
-        )
+        raise NeuroreconError(f"{path}: expected an encoder's architecture of format {FORMAT}, found something else")
     encoder = architecture_from_json(architecture, str(path))
     try:
         expected = {
@@ -96,9 +88,7 @@ def load_encoder(folder: str | os.PathLike) -> tuple[nn.Module, Any]:
             for name, entry in architecture["variables"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise NeuroreconError(
-            f"{path}: expected shape, dtype and crc32 of each variable ({error!r})"
-        ) from error
+        raise NeuroreconError(f"{path}: expected shape, dtype and crc32 of each variable ({error!r})") from error
     arrays = _read(folder / "variables", expected)
     for name, (shape, dtype, checksum) in expected.items():
         array = arrays[name]

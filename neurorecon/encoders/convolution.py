@@ -1,8 +1,9 @@
 """A stride-1 convolution whose gradients are quick on CPU, inside device loops too.
 
-XLA on CPU runs the convolutions of automatic differentiation on a slow path inside `lax.scan` (measured: 30 to 100 times
-slower, see BUILD_NOTES). There, the gradient with respect to the input is a plain convolution with the flipped kernel, and
-that of the kernel is a matrix product over pieces of the batch that stay in cache. Elsewhere autodiff is left alone.
+XLA on CPU runs the convolutions of automatic differentiation on a slow path inside `lax.scan` (measured: 30 to 100
+times slower, see BUILD_NOTES). There, the gradient with respect to the input is a plain convolution with the flipped
+kernel, and that of the kernel is a matrix product over pieces of the batch that stay in cache. Elsewhere autodiff is
+left alone.
 """
 
 from functools import partial

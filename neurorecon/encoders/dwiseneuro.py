@@ -197,9 +197,7 @@ class Block(nn.Module):
 
         x = x @ self.param("expand", normal_fan_out(wide), (narrow, wide))
         x = nn.silu(BatchNorm(self.folded, name="expand_norm")(x, train))
-        x = depthwise_spatial(
-            x, self.param("spatial", normal_fan_out(k * k), (k, k, wide)), self.spatial_stride
-        )
+        x = depthwise_spatial(x, self.param("spatial", normal_fan_out(k * k), (k, k, wide)), self.spatial_stride)
         x = nn.silu(BatchNorm(self.folded, name="spatial_norm")(x, train))
         x = depthwise_temporal(x, self.param("temporal", normal_fan_out(kt), (kt, wide)))
         x = nn.silu(BatchNorm(self.folded, name="temporal_norm")(x, train))
@@ -351,15 +349,13 @@ class DwiseNeuro(nn.Module):
         x = jnp.mean(x, axis=(2, 3))
         self.sow("intermediates", "pool", x)
         for i, features in enumerate(self.cortex_features):
-            x = CortexLayer(features, self.groups, self.drop_path_rate, self.folded, name=f"cortex{i}")(
-                x, train
-            )
+            x = CortexLayer(features, self.groups, self.drop_path_rate, self.folded, name=f"cortex{i}")(x, train)
         # At initialisation every readout is built, whichever was asked for.
         needed = range(len(self.num_neurons)) if readout is None or self.is_initializing() else [readout]
         outputs = {
-            i: Readout(
-                self.num_neurons[i], self.groups, self.softplus_beta, self.drop_rate, name=f"readout{i}"
-            )(x, train)
+            i: Readout(self.num_neurons[i], self.groups, self.softplus_beta, self.drop_rate, name=f"readout{i}")(
+                x, train
+            )
             for i in needed
         }
         return tuple(outputs.values()) if readout is None else outputs[readout]

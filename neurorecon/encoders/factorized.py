@@ -30,7 +30,7 @@ def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
 
 
 class SpatialConv(nn.Module):
-    """Convolution over height and width, every frame alike: (window, time, h, w, C) -> (window, time, h, w, features)."""
+    """Convolution over height and width, every frame alike; (window, time, h, w, channel)."""
 
     features: int
     kernel_size: int
@@ -142,7 +142,8 @@ class Factorized(nn.Module):
 
     @property
     def screen(self) -> tuple[int, int]:
-        return tuple(self.canvas)
+        height, width = self.canvas
+        return height, width
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, readout: int = 0, train: bool = False) -> jax.Array:

@@ -22,9 +22,7 @@ def fold_batch_norm(encoder: DwiseNeuro, variables: Any) -> tuple[DwiseNeuro, An
       NeuroreconError: not an unfolded DwiseNeuro.
     """
     if not isinstance(encoder, DwiseNeuro) or encoder.folded:
-        raise NeuroreconError(
-            "encoder: expected an unfolded DwiseNeuro, found another one; fold once, after training"
-        )
+        raise NeuroreconError("encoder: expected an unfolded DwiseNeuro, found another one; fold once, after training")
     params = {path: np.asarray(a) for path, a in traverse_util.flatten_dict(variables["params"]).items()}
     stats = traverse_util.flatten_dict(variables["batch_stats"])
     folded = {path: a for path, a in params.items() if not path[-2].endswith("norm")}

@@ -114,9 +114,7 @@ def _predict_streams(encoder, variables, stimulus, behaviour, readout, chunk) ->
     responses = None
     for offset in range(min(encoder.frame_step, len(stimulus))):
         stream = slice(offset, None, encoder.frame_step)
-        predicted = np.asarray(
-            _apply(encoder, variables, stimulus[None, stream], behaviour[None, stream], readout)[0]
-        )
+        predicted = np.asarray(_apply(encoder, variables, stimulus[None, stream], behaviour[None, stream], readout)[0])
         if responses is None:
             responses = np.zeros((len(stimulus), predicted.shape[-1]), predicted.dtype)
         responses[stream] = predicted

@@ -86,9 +86,7 @@ def export_published(encoder: DwiseNeuro, variables: Any, path: str | os.PathLik
       NeuroreconError: another encoder, variables that don't fit it, or another kind of path.
     """
     if not isinstance(encoder, DwiseNeuro) or encoder.folded:
-        raise NeuroreconError(
-            "encoder: expected an unfolded DwiseNeuro; other encoders have no published layout"
-        )
+        raise NeuroreconError("encoder: expected an unfolded DwiseNeuro; other encoders have no published layout")
     suffix = Path(path).suffix
     if suffix not in (".npz", ".pth"):
         raise NeuroreconError(f"{path}: expected a name that ends in .npz or .pth")
@@ -96,9 +94,7 @@ def export_published(encoder: DwiseNeuro, variables: Any, path: str | os.PathLik
     arrays = {}
     for entry in published_layout(encoder):
         if entry.path not in flat:
-            raise NeuroreconError(
-                f"variables: expected {'/'.join(entry.path)} as the encoder has, found none"
-            )
+            raise NeuroreconError(f"variables: expected {'/'.join(entry.path)} as the encoder has, found none")
         array = np.asarray(flat[entry.path])
         array = entry.dump(array.astype(np.int64) if entry.path[-1] == "count" else array)
         if array.size != np.prod(entry.shape, dtype=int):
@@ -140,8 +136,7 @@ def architecture_from_params(params: dict, source: str) -> DwiseNeuro:
     if unknown:
         raise NeuroreconError(f"{source}: params.nn_module: unknown setting {_shown(unknown[0])}")
     fields = {
-        field: _number(network, key, kind, f"{source}: params.nn_module")
-        for key, (field, kind) in _NETWORK.items()
+        field: _number(network, key, kind, f"{source}: params.nn_module") for key, (field, kind) in _NETWORK.items()
     }
     stack: Any = params.get("frame_stack")
     position = stack.get("position") if isinstance(stack, dict) else None
@@ -149,9 +144,7 @@ def architecture_from_params(params: dict, source: str) -> DwiseNeuro:
         raise NeuroreconError(f"{source}: params.frame_stack: expected size, step and position 'last'")
     name, _ = _named(params, "responses_processor", source)
     if name != "identity":
-        raise NeuroreconError(
-            f"{source}: params.responses_processor: expected 'identity', found {_shown(name)}"
-        )
+        raise NeuroreconError(f"{source}: params.responses_processor: expected 'identity', found {_shown(name)}")
     where = f"{source}: params.inputs_processor"
     name, processor = _named(params, "inputs_processor", source)
     if name != "stack_inputs":
@@ -188,9 +181,7 @@ def _check_names(encoder: DwiseNeuro, state: dict[str, np.ndarray], path: str | 
         if some:
             shown = ", ".join(_shown(name) for name in sorted(some, key=str)[:3])
             more = f" and {len(some) - 3} more" if len(some) > 3 else ""
-            raise NeuroreconError(
-                f"{path}: nn_state_dict {what} {shown}{more}; its params describe another network"
-            )
+            raise NeuroreconError(f"{path}: nn_state_dict {what} {shown}{more}; its params describe another network")
 
 
 def _checked_values(array: np.ndarray, entry: Entry, path: str | os.PathLike) -> np.ndarray:
@@ -210,9 +201,7 @@ def _checked_values(array: np.ndarray, entry: Entry, path: str | os.PathLike) ->
     if entry.path[-1] == "inv_freq":
         published = inverse_frequencies(3 * 2 * len(array))
         if not np.allclose(array, published, rtol=FREQUENCY_TOLERANCE, atol=0):
-            raise NeuroreconError(
-                f"{path}: {entry.name}: expected 10000^(-2i/{2 * len(array)}), found other numbers"
-            )
+            raise NeuroreconError(f"{path}: {entry.name}: expected 10000^(-2i/{2 * len(array)}), found other numbers")
     return array
 
 

@@ -73,9 +73,7 @@ class Archive:
 
     def _bytes(self, offset: int, size: int) -> memoryview:
         if offset < 0 or size < 0 or offset + size > self.size:
-            raise self.damaged(
-                f"it is truncated: bytes up to {offset + size} expected, the file has {self.size}"
-            )
+            raise self.damaged(f"it is truncated: bytes up to {offset + size} expected, the file has {self.size}")
         return self._data[offset : offset + size]
 
     def _directory(self) -> dict[str, tuple[int, int, int]]:

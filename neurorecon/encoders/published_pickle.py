@@ -77,9 +77,7 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
         if (key, dtype) not in storages:
             content = archive.read(f"data/{key}")
             if len(content) != count * dtype.itemsize:
-                raise _Refused(
-                    f"storage {_shown(key)} has {len(content)} bytes, {_shown(count)} {dtype} declared"
-                )
+                raise _Refused(f"storage {_shown(key)} has {len(content)} bytes, {_shown(count)} {dtype} declared")
             if order == b"big" and dtype.itemsize > 1:
                 # bfloat16 has no byte-swapped dtype, so the bytes themselves are turned.
                 swapped = np.frombuffer(content, f"u{dtype.itemsize}").byteswap()
@@ -238,9 +236,7 @@ class _Interpreter:
 
     def allowed(self, name: str) -> str:
         if name not in _STORAGES and name not in _CALLABLES:
-            raise _Refused(
-                f"it asks for {_shown(name)}, which no tensor needs; refused, nothing of it was run"
-            )
+            raise _Refused(f"it asks for {_shown(name)}, which no tensor needs; refused, nothing of it was run")
         return name
 
     def persistent(self, identity: Any) -> np.ndarray:

@@ -83,9 +83,7 @@ def bootstrap_ratio(
 
     def ratio(means: np.ndarray) -> np.ndarray:
         if not (means[..., 1] > 0).all():
-            raise NeuroreconError(
-                "b: expected a mean clearly above 0, found one that may not be; use the difference"
-            )
+            raise NeuroreconError("b: expected a mean clearly above 0, found one that may not be; use the difference")
         return means[..., 0] / means[..., 1]
 
     return _bootstrap(pairs, ratio, seed, num_samples, level, method)
@@ -187,9 +185,7 @@ def _checked(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
     if array.ndim != 1 or array.size == 0:
         raise NeuroreconError(f"{name}: expected at least one value, one axis, found shape {array.shape}")
     if not np.isfinite(array).all():
-        raise NeuroreconError(
-            f"{name}: expected finite values, found {int((~np.isfinite(array)).sum())} that are not"
-        )
+        raise NeuroreconError(f"{name}: expected finite values, found {int((~np.isfinite(array)).sum())} that are not")
     return array
 
 
@@ -202,6 +198,4 @@ def _checked_pairs(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndar
 
 def _check_arguments(num_samples: int, level: float) -> None:
     if num_samples < 1 or not 0 < level < 1:
-        raise NeuroreconError(
-            f"level, num_samples: expected in (0, 1) and at least 1, found {level}, {num_samples}"
-        )
+        raise NeuroreconError(f"level, num_samples: expected in (0, 1) and at least 1, found {level}, {num_samples}")

@@ -37,9 +37,7 @@ def pixel_correlations(truths: Sequence[np.ndarray], decoded: Sequence[np.ndarra
     return np.where(scale > 0, (x * y).sum(axis=0) / np.where(scale > 0, scale, 1), np.nan)
 
 
-def decodable_mask(
-    truths: Sequence[np.ndarray], decoded: Sequence[np.ndarray], fraction: float = 0.25
-) -> np.ndarray:
+def decodable_mask(truths: Sequence[np.ndarray], decoded: Sequence[np.ndarray], fraction: float = 0.25) -> np.ndarray:
     """The `fraction` of the pixels that decode best on validation movies, (height, width) bool.
 
     By `pixel_correlations`; round(fraction * pixels) of them, at least one; the first in reading order of
@@ -63,9 +61,7 @@ def smoothed_movie(movie: np.ndarray, sigma: float) -> np.ndarray:
     return gaussian_filter1d(checked_movie("movie", movie), sigma, axis=0)
 
 
-def smoothed_correlation(
-    truth: np.ndarray, decoded: np.ndarray, mask: np.ndarray | None, sigma: float = 2.0
-) -> float:
+def smoothed_correlation(truth: np.ndarray, decoded: np.ndarray, mask: np.ndarray | None, sigma: float = 2.0) -> float:
     """Movie correlation in the mask after the same smoothing in time of both movies (`smoothed_movie`)."""
     truth, decoded = checked_pair(truth, decoded)
     return movie_correlation(smoothed_movie(truth, sigma), smoothed_movie(decoded, sigma), mask)

@@ -122,9 +122,7 @@ def fit_linear_decoder(
         raise NeuroreconError(f"backgrounds: expected some of {list(BACKGROUNDS)}, found {list(backgrounds)}")
     mask = np.ones(shape[1:], bool) if mask is None else np.asarray(mask)
     if mask.shape != shape[1:] or mask.dtype != bool or not mask.any():
-        raise NeuroreconError(
-            f"mask: expected booleans {shape[1:]}, some true, found {mask.dtype} {mask.shape}"
-        )
+        raise NeuroreconError(f"mask: expected booleans {shape[1:]}, some true, found {mask.dtype} {mask.shape}")
     pixels = np.ones_like(mask) if decode_outside else mask
 
     mean, std = _moments(responses)

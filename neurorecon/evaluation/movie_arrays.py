@@ -24,9 +24,7 @@ def checked_movie(name: str, movie: np.ndarray) -> np.ndarray:
     movie = movie.astype(np.float64)
     if not np.isfinite(movie).all():
         bad = int((~np.isfinite(movie)).sum())
-        raise NeuroreconError(
-            f"{name}: expected finite grey values, found {bad} NaN or infinite; cut the padding"
-        )
+        raise NeuroreconError(f"{name}: expected finite grey values, found {bad} NaN or infinite; cut the padding")
     return movie
 
 
@@ -61,9 +59,7 @@ def checked_mask(mask: np.ndarray | None, shape: Sequence[int]) -> np.ndarray:
     if mask.shape == (1, height, width):
         mask = mask[0]
     if mask.shape not in ((height, width), (time, height, width)):
-        raise NeuroreconError(
-            f"mask: expected shape {(height, width)} or {(time, height, width)}, found {mask.shape}"
-        )
+        raise NeuroreconError(f"mask: expected shape {(height, width)} or {(time, height, width)}, found {mask.shape}")
     if mask.dtype != bool:
         if mask.dtype.kind not in "fiu" or not np.isfinite(mask).all():
             raise NeuroreconError("mask: expected booleans or finite numbers, found NaN or other values")

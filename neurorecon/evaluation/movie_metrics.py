@@ -62,9 +62,7 @@ def frame_correlations(truth: np.ndarray, movie: np.ndarray, mask: np.ndarray | 
     """Pearson correlation of each frame, (time,); NaN where it is constant in the mask."""
     truth, movie = checked_pair(truth, movie)
     mask = np.broadcast_to(checked_mask(mask, truth.shape), truth.shape)
-    return np.array(
-        [pearson(t[m], r[m]) if m.any() else np.nan for t, r, m in zip(truth, movie, mask, strict=True)]
-    )
+    return np.array([pearson(t[m], r[m]) if m.any() else np.nan for t, r, m in zip(truth, movie, mask, strict=True)])
 
 
 def frame_correlation(truth: np.ndarray, movie: np.ndarray, mask: np.ndarray | None) -> float:
@@ -111,9 +109,7 @@ def ssim_map(truth: np.ndarray, movie: np.ndarray, *, max_value: float = 255.0) 
     var_m = local(movie * movie) - mean_m**2
     covariance = local(truth * movie) - mean_t * mean_m
     c1, c2 = (0.01 * max_value) ** 2, (0.03 * max_value) ** 2
-    return ((2 * mean_t * mean_m + c1) * (2 * covariance + c2)) / (
-        (mean_t**2 + mean_m**2 + c1) * (var_t + var_m + c2)
-    )
+    return ((2 * mean_t * mean_m + c1) * (2 * covariance + c2)) / ((mean_t**2 + mean_m**2 + c1) * (var_t + var_m + c2))
 
 
 def motion_energy(movie: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

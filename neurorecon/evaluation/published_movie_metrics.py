@@ -54,17 +54,13 @@ def published_rmse(truth: np.ndarray, movie: np.ndarray, mask: np.ndarray) -> fl
     return float(np.sqrt(np.mean((inside(truth, mask) - inside(movie, mask)) ** 2)))
 
 
-def published_psnr(
-    truth: np.ndarray, movie: np.ndarray, mask: np.ndarray, *, max_value: float = 255.0
-) -> float:
+def published_psnr(truth: np.ndarray, movie: np.ndarray, mask: np.ndarray, *, max_value: float = 255.0) -> float:
     """10 log10(max_value^2 / MSE) over masked pixels and frames; infinite without error."""
     error = published_rmse(truth, movie, mask)
     return float(20 * np.log10(max_value / error)) if error > 0 else float("inf")
 
 
-def published_ssim(
-    truth: np.ndarray, movie: np.ndarray, mask: np.ndarray, *, max_value: float = 255.0
-) -> float:
+def published_ssim(truth: np.ndarray, movie: np.ndarray, mask: np.ndarray, *, max_value: float = 255.0) -> float:
     """The published "SSIM": one window over all masked pixels and frames, k1 = k2 = 1.
 
     luminance (2ab + C1) / (a^2 + b^2 + C1), contrast (2 s_a s_b + C2) / (s_a^2 + s_b^2 + C2), structure

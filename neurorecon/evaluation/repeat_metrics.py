@@ -76,8 +76,7 @@ def fraction_explainable_variance_explained(
     _check_predictions(responses, predictions)
     count = sum(r.shape[0] * r.shape[1] for r in responses)
     squares = sum(
-        ((np.asarray(r, np.float64) - p) ** 2).sum(axis=(0, 1))
-        for r, p in zip(responses, predictions, strict=True)
+        ((np.asarray(r, np.float64) - p) ** 2).sum(axis=(0, 1)) for r, p in zip(responses, predictions, strict=True)
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         feve = 1 - (squares / count - noise) / (total - noise)
@@ -126,9 +125,7 @@ def correlation_to_average_by_movie(responses: Repeats, predictions: Predictions
     """Correlation over time of mean response and prediction, mean over movies with at least 2 repeats."""
     _check(responses, min_repeats=1)
     _check_predictions(responses, predictions)
-    values = [
-        correlation(_mean_response(r), p) for r, p in zip(responses, predictions, strict=True) if len(r) > 1
-    ]
+    values = [correlation(_mean_response(r), p) for r, p in zip(responses, predictions, strict=True) if len(r) > 1]
     if not values:
         raise NeuroreconError("responses: expected a movie with at least two repeats, found none")
     return np.mean(values, axis=0)

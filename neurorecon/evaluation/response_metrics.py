@@ -67,9 +67,7 @@ def neuron_correlations(
     """
     check_trials(predictions, targets)
     if not any(np.any(t) for t in targets):
-        raise NeuroreconError(
-            "targets: expected recorded responses, found only zeros (withheld?); choose another tier"
-        )
+        raise NeuroreconError("targets: expected recorded responses, found only zeros (withheld?); choose another tier")
 
     def pairs() -> Iterable[tuple[np.ndarray, np.ndarray]]:
         for p, t in zip(predictions, targets, strict=True):
@@ -113,9 +111,7 @@ def training_correlations(predictions: Trials, targets: Trials, weights: np.ndar
     """
     weights = np.asarray(weights)
     if weights.shape != (len(targets),):
-        raise NeuroreconError(
-            f"weights: expected one for each of {len(targets)} items, found {weights.shape}"
-        )
+        raise NeuroreconError(f"weights: expected one for each of {len(targets)} items, found {weights.shape}")
     chosen = np.flatnonzero(weights).tolist()
     if not chosen:
         raise NeuroreconError("weights: expected an item with a weight, found only zeros")
@@ -135,8 +131,7 @@ def check_trials(predictions: Trials, targets: Trials) -> None:
     """Raises NeuroreconError unless predictions and targets are (time, neuron) arrays of the same shapes."""
     if len(predictions) != len(targets) or len(targets) == 0:
         raise NeuroreconError(
-            f"predictions: expected one for each of the {len(targets)} (at least one) targets, "
-            f"found {len(predictions)}"
+            f"predictions: expected one for each of the {len(targets)} (at least one) targets, found {len(predictions)}"
         )
     for i, (p, t) in enumerate(zip(predictions, targets, strict=True)):
         if np.ndim(t) != 2 or np.shape(p) != np.shape(t) or np.shape(t)[1] != np.shape(targets[0])[1]:
@@ -159,8 +154,7 @@ def _pooled_correlation(pairs, skip: int) -> np.ndarray:
     for p, t in pairs():
         p, t = p - mean_p, t - mean_t
         products = [
-            s + np.einsum("tn,tn->n", a, b)
-            for s, (a, b) in zip(products, ((p, t), (p, p), (t, t)), strict=True)
+            s + np.einsum("tn,tn->n", a, b) for s, (a, b) in zip(products, ((p, t), (p, p), (t, t)), strict=True)
         ]
     covariance, variance_p, variance_t = (s / count for s in products)
     value = covariance / ((np.sqrt(variance_p) + EPSILON) * (np.sqrt(variance_t) + EPSILON))

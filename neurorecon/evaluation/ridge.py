@@ -131,9 +131,7 @@ class _FrameGram(RidgeProblem):
 def feature_means(features: Sequence[np.ndarray], lags: np.ndarray) -> np.ndarray:
     """Mean of every lagged feature over all frames, (lag * neuron,) float64 (ends make it not 0)."""
     num_frames = sum(len(f) for f in features)
-    return np.concatenate(
-        [sum(f[lag:].sum(axis=0, dtype=np.float64) for f in features) / num_frames for lag in lags]
-    )
+    return np.concatenate([sum(f[lag:].sum(axis=0, dtype=np.float64) for f in features) / num_frames for lag in lags])
 
 
 def joined(trials: Sequence[np.ndarray], gap: int) -> Iterator[np.ndarray]:

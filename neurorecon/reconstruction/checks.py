@@ -54,7 +54,7 @@ def recorded_clips(
     recipe: Recipe,
     dtype: Any,
 ) -> Recorded:
-    """The clips on the device: responses (clip, time, neuron), behaviour (clip, time, 4), baseline (clip, time, *frame).
+    """The clips on the device: responses (clip, time, neuron), behaviour (clip, time, 4), baseline (clip, time, frame).
 
     Raises:
       NeuroreconError: shapes that don't fit, or values that are not finite.

@@ -27,8 +27,8 @@ def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
 def quasi_poisson(dispersion: jax.Array) -> ResponseLoss:
     """Poisson loss divided by each neuron's dispersion, (neuron,): its residual variance over its mean response.
 
-    Quasi-likelihood for a variance in proportion to the mean (Wedderburn 1974). Calcium responses have units of their own
-    and noise beyond Poisson's; the plain loss lets the neurons of large units and large noise decide.
+    Quasi-likelihood for a variance in proportion to the mean (Wedderburn 1974). Calcium responses have units of their
+    own and noise beyond Poisson's; the plain loss lets the neurons of large units and large noise decide.
     """
 
     def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:

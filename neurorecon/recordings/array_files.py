@@ -73,9 +73,7 @@ def _from_mat(file: Path, name: str | None) -> np.ndarray:
     for field in filter(None, fields.split(".")):
         names = value.dtype.names or ()
         if field not in names or value.size != 1:
-            raise NeuroreconError(
-                f"{file}:{name}: no field {field!r}; there are {', '.join(names) or 'none'}"
-            )
+            raise NeuroreconError(f"{file}:{name}: no field {field!r}; there are {', '.join(names) or 'none'}")
         value = value[field].item()
     return _real(_stacked(np.asarray(value), f"{file}:{name}"), f"{file}:{name}")
 
@@ -85,9 +83,7 @@ def _choose(file: Path, name: str | None, names: list[str]) -> str:
         return names[0]
     if not name or name not in names:
         asked = f"no array {name!r}" if name else "which array?"
-        raise NeuroreconError(
-            f"{file}: {asked}; name one as FILE:NAME, there are {', '.join(names) or 'none'}"
-        )
+        raise NeuroreconError(f"{file}: {asked}; name one as FILE:NAME, there are {', '.join(names) or 'none'}")
     return name
 
 

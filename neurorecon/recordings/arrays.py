@@ -73,15 +73,9 @@ def import_arrays(
     """
     movie = _Movie(stimulus, stimulus_axes, packed_bits_shape, value_range, pool)
     kept = _Series(responses, "responses", response_axes, "neuron", movie.num_frames)
-    states = (
-        None
-        if behaviour is None
-        else _Series(behaviour, "behaviour", behaviour_axes, "channel", movie.num_frames)
-    )
+    states = None if behaviour is None else _Series(behaviour, "behaviour", behaviour_axes, "channel", movie.num_frames)
     if states is not None and states.width != len(BEHAVIOUR):
-        raise NeuroreconError(
-            f"{states.name}: expected the 4 channels {', '.join(BEHAVIOUR)}, found {states.width}"
-        )
+        raise NeuroreconError(f"{states.name}: expected the 4 channels {', '.join(BEHAVIOUR)}, found {states.width}")
     splits = {"train": [(0, movie.num_frames)]} if splits is None else splits
     cuts = plan_cuts(
         splits, movie.num_frames, trial_frames, gap=gap, lead_in=lead_in, min_trial_frames=min_trial_frames
@@ -146,12 +140,7 @@ class _Movie:
         if self.order[0] != 0:
             raise NeuroreconError("stimulus_axes: expected time first for packed bits; one row is one frame")
         need = -(-int(np.prod(bits)) // 8)
-        if (
-            self.array.dtype != np.uint8
-            or self.array.ndim != 2
-            or len(bits) != 2
-            or self.array.shape[1] != need
-        ):
+        if self.array.dtype != np.uint8 or self.array.ndim != 2 or len(bits) != 2 or self.array.shape[1] != need:
             raise NeuroreconError(
                 f"{self.name}: expected packed bits (time, {need}) of uint8 for frames of shape {bits}, "
                 f"found shape {self.array.shape} of {self.array.dtype}"

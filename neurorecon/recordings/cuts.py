@@ -54,9 +54,7 @@ def plan_cuts(
         shared = (owner != "") & ours[tier]
         if shared.any():
             frame = int(np.argmax(shared))
-            raise NeuroreconError(
-                f"splits: frame {frame} is claimed by {owner[frame]} and by {tier}; separate them"
-            )
+            raise NeuroreconError(f"splits: frame {frame} is claimed by {owner[frame]} and by {tier}; separate them")
         owner[ours[tier]] = tier
     free = np.ones(num_frames, bool)
     for start, stop in _runs(owner != ""):  # other tiers, a gap around them, and what leads in to them
@@ -78,9 +76,7 @@ def plan_cuts(
                     )
                 cuts.append(Cut(tier, start, stop, lead))
     if not cuts:
-        raise NeuroreconError(
-            "splits: expected at least one trial, found none; name ranges as tier=start:stop"
-        )
+        raise NeuroreconError("splits: expected at least one trial, found none; name ranges as tier=start:stop")
     return sorted(cuts, key=lambda cut: cut.start)
 
 

@@ -46,9 +46,7 @@ def load_numbers(path: str | os.PathLike, *, mapped: bool = False) -> np.ndarray
     with _opened(path) as handle:
         shape, fortran, dtype = _header(path, handle)
         if dtype.kind not in "fiub":
-            raise NeuroreconError(
-                f"{path}: expected an array of real numbers, found dtype {dtype}; save it as float32"
-            )
+            raise NeuroreconError(f"{path}: expected an array of real numbers, found dtype {dtype}; save it as float32")
         order: Any = "F" if fortran else "C"
         count = math.prod(shape)
         try:
@@ -121,9 +119,7 @@ def _header(path: str | os.PathLike, handle: BinaryIO) -> tuple[tuple[int, ...],
         raise NeuroreconError(message) from error
     expected = math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and size < expected:
-        raise NeuroreconError(
-            f"{path}: cut short: {expected} bytes of numbers expected, {size} found; copy it again"
-        )
+        raise NeuroreconError(f"{path}: cut short: {expected} bytes of numbers expected, {size} found; copy it again")
     return shape, fortran, dtype
 
 

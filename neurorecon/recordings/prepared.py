@@ -165,9 +165,7 @@ class PreparedRecording:
         """Reads everything and compares checksums. Raises NeuroreconError if a trial has changed."""
         for number in range(self.num_trials):
             if not self._intact(number):
-                raise NeuroreconError(
-                    f"prepared {self.name}: trial {number} is damaged; remove the cache folder"
-                )
+                raise NeuroreconError(f"prepared {self.name}: trial {number} is damaged; remove the cache folder")
 
     def _intact(self, number: int) -> bool:
         frames = slice(self.offsets[number], self.offsets[number + 1])
@@ -301,9 +299,7 @@ def _in_memory(recording: Recording, source: str) -> PreparedRecording:
     except _NotWholeGreys:
         frames = _Frames(recording, source, False)
         parts = list(frames)
-    arrays = {
-        name: np.concatenate(part) for name, part in zip(_ARRAYS, zip(*parts, strict=True), strict=True)
-    }
+    arrays = {name: np.concatenate(part) for name, part in zip(_ARRAYS, zip(*parts, strict=True), strict=True)}
     return PreparedRecording(frames.meta, arrays)
 
 
@@ -380,7 +376,5 @@ def _checksum(array: np.ndarray) -> int:
 
 def _span(num_frames: int, step: int) -> int:
     if num_frames < 1 or step < 1:
-        raise NeuroreconError(
-            f"windows: expected num_frames and step of at least 1, found {num_frames}, {step}"
-        )
+        raise NeuroreconError(f"windows: expected num_frames and step of at least 1, found {num_frames}, {step}")
     return (num_frames - 1) * step + 1

@@ -98,9 +98,7 @@ class Recording:
         """
         number = self._number(trial_id)
         # Mapped: padding is then never read, and the transposed copies below are the only ones made.
-        videos, responses, behavior, pupil = (
-            load_numbers(self._files[k][number], mapped=True) for k in KINDS
-        )
+        videos, responses, behavior, pupil = (load_numbers(self._files[k][number], mapped=True) for k in KINDS)
         self._check_axes(number, videos.shape, responses.shape, behavior.shape, pupil.shape)
         length = self._valid_length(number, responses[0], behavior[0])
 
@@ -227,9 +225,7 @@ class Recording:
             if shape[:-1] != lead:
                 hint = "the axes look turned round: time comes last" if shape[1:] == lead else "other sizes"
                 sizes = ", ".join(map(str, lead))
-                raise NeuroreconError(
-                    f"{path}: expected axes {order} = ({sizes}, T), found shape {shape}: {hint}"
-                )
+                raise NeuroreconError(f"{path}: expected axes {order} = ({sizes}, T), found shape {shape}: {hint}")
         num_frames = shapes[0][-1]
         for kind, shape in zip(KINDS, shapes, strict=True):
             if shape[-1] != num_frames:
@@ -276,9 +272,7 @@ def open_recording(path: str | os.PathLike) -> Recording:
     if not (path / "data").is_dir():
         inside = sorted(p.name for p in path.iterdir() if (p / "data").is_dir())
         hint = f"; it holds recordings, name one of them: {', '.join(inside[:3])}" if inside else ""
-        raise NeuroreconError(
-            f"{path}: expected the folders data/ and meta/ of a recording, found no data/{hint}"
-        )
+        raise NeuroreconError(f"{path}: expected the folders data/ and meta/ of a recording, found no data/{hint}")
     files = {kind: numbered_files(path / "data" / kind) for kind in KINDS}
     tiers_path = path / "meta" / "trials" / "tiers.npy"
     tiers = load_strings(tiers_path)
@@ -294,14 +288,10 @@ def open_recording(path: str | os.PathLike) -> Recording:
     for kind in KINDS:
         for number in range(num_trials):
             if number not in files[kind]:
-                raise NeuroreconError(
-                    f"{path / 'data' / kind / f'{number}.npy'}: no such file; a trial is missing"
-                )
+                raise NeuroreconError(f"{path / 'data' / kind / f'{number}.npy'}: no such file; a trial is missing")
         if len(files[kind]) != num_trials:
             odd = next(files[kind][n] for n in files[kind] if n >= num_trials)
-            raise NeuroreconError(
-                f"{odd}: data/videos has no such trial; the trials there are 0 to {num_trials - 1}"
-            )
+            raise NeuroreconError(f"{odd}: data/videos has no such trial; the trials there are 0 to {num_trials - 1}")
     shapes = {kind: read_header(files[kind][0])[0] for kind in KINDS}
     num_neurons, frame_shape = _sizes(path, files, shapes)
     frame_rate, extra = _read_meta(path / "meta" / "recording.json", num_neurons)
@@ -314,9 +304,7 @@ def _sizes(path: Path, files: Mapping, shapes: Mapping[str, tuple[int, ...]]) ->
     """Number of neurons and frame shape, by the first trial and by what else fixes them."""
     for kind, ndim, order in zip(KINDS, (3, 2, 2, 2), ("height, width", "neuron", "2", "2"), strict=True):
         if len(shapes[kind]) != ndim:
-            raise NeuroreconError(
-                f"{files[kind][0]}: expected axes ({order}, time), found shape {shapes[kind]}"
-            )
+            raise NeuroreconError(f"{files[kind][0]}: expected axes ({order}, time), found shape {shapes[kind]}")
     length = shapes["behavior"][1]
     if shapes["behavior"][0] != 2:  # then the neurons and pixels can't be told from time: say so first
         hint = ": the axes look turned round: time comes last" if length == 2 else ""

@@ -89,9 +89,7 @@ def write_sensorium(
                 f"{path}: expected trial ids 0 to {len(tiers) - 1}, found {max(tiers)} among {len(tiers)} "
                 "trials; number them without gaps"
             )
-        _write_meta(
-            folder, [tiers[n] for n in range(len(tiers))], num_neurons, unit_ids, cell_motor_coordinates
-        )
+        _write_meta(folder, [tiers[n] for n in range(len(tiers))], num_neurons, unit_ids, cell_motor_coordinates)
         _write_statistics(folder, statistics, grey, len(tiers), withheld)
         save_json(
             folder / "meta" / "recording.json",
@@ -185,13 +183,9 @@ def _write_meta(
     cell_motor_coordinates: np.ndarray | None,
 ) -> None:
     units = np.arange(num_neurons) if unit_ids is None else np.asarray(unit_ids)
-    places = (
-        np.zeros((num_neurons, 3)) if cell_motor_coordinates is None else np.asarray(cell_motor_coordinates)
-    )
+    places = np.zeros((num_neurons, 3)) if cell_motor_coordinates is None else np.asarray(cell_motor_coordinates)
     if units.shape != (num_neurons,) or units.dtype.kind not in "iu":
-        raise NeuroreconError(
-            f"unit_ids: expected {num_neurons} integers, found shape {units.shape} of {units.dtype}"
-        )
+        raise NeuroreconError(f"unit_ids: expected {num_neurons} integers, found shape {units.shape} of {units.dtype}")
     if places.shape != (num_neurons, 3) or places.dtype.kind not in "fiu" or not np.isfinite(places).all():
         raise NeuroreconError(
             f"cell_motor_coordinates: expected ({num_neurons}, 3) finite numbers, found shape {places.shape}"

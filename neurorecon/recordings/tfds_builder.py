@@ -55,9 +55,7 @@ class SensoriumTree(tfds.core.GeneratorBasedBuilder):
         features = tfds.features.FeaturesDict(
             {
                 "id": tfds.features.Text(),
-                "stimulus": tfds.features.Tensor(
-                    shape=(None, *recording.frame_shape), dtype=self._stimulus_type
-                ),
+                "stimulus": tfds.features.Tensor(shape=(None, *recording.frame_shape), dtype=self._stimulus_type),
                 "responses": tfds.features.Tensor(shape=(None, recording.num_neurons), dtype=np.float32),
                 "behaviour": tfds.features.Tensor(shape=(None, len(BEHAVIOUR)), dtype=np.float32),
                 "withheld": tfds.features.Scalar(dtype=np.bool_),
@@ -135,14 +133,10 @@ def build_dataset(recording: Recording, data_dir: str | os.PathLike) -> Path:
     if (folder / "dataset_info.json").is_file():
         made_from = tfds.builder_from_directory(os.fspath(folder)).info.metadata or {}
         if made_from.get("fingerprint") != fingerprint(recording):
-            raise NeuroreconError(
-                f"{folder}: was made from another state of {recording.path}; remove it first"
-            )
+            raise NeuroreconError(f"{folder}: was made from another state of {recording.path}; remove it first")
         return folder
     with atomic_path(folder, directory=True) as temporary:
-        work = (
-            temporary.parent / "work"
-        )  # the builder makes folders of its own, which go with the temporary ones
+        work = temporary.parent / "work"  # the builder makes folders of its own, which go with the temporary ones
         try:
             builder = SensoriumTree(recording, data_dir=os.fspath(work))
             builder.download_and_prepare()
@@ -165,9 +159,7 @@ def open_dataset(folder: str | os.PathLike, tier: str) -> DatasetTrials:
     """
     check_tier(tier, str(folder))
     if not (Path(folder) / "dataset_info.json").is_file():
-        raise NeuroreconError(
-            f"{folder}: expected the folder of a dataset with its dataset_info.json, found none"
-        )
+        raise NeuroreconError(f"{folder}: expected the folder of a dataset with its dataset_info.json, found none")
     builder = tfds.builder_from_directory(os.fspath(folder))
     present = [t for t, info in builder.info.splits.items() for _ in range(info.num_examples)]
     if tier not in present:

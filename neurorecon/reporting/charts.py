@@ -60,10 +60,7 @@ class ChartGroup:
     @property
     def shared_legend(self) -> bool:
         """True if one legend serves all charts."""
-        return (
-            len(self.charts) > 1
-            and len({tuple(line.label for line in chart.lines) for chart in self.charts}) == 1
-        )
+        return len(self.charts) > 1 and len({tuple(line.label for line in chart.lines) for chart in self.charts}) == 1
 
 
 COLOURS = ("c-blue", "c-orange", "c-green", "c-purple", "c-vermillion", "c-sky")
@@ -127,11 +124,7 @@ def line_chart(
 
 def ticks(low: float, high: float, count: int) -> list[Tick]:
     """At most about `count` round ticks within low .. high."""
-    values = [
-        v
-        for v in MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        if low <= v <= high
-    ]
+    values = [v for v in MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= v <= high]
     step = min(np.diff(values), default=abs(high - low) or 1.0)
     decimals = next((d for d in range(7) if abs(round(step, d) - step) < 1e-6 * step), 6)
     return [Tick(round(100 * (v - low) / (high - low), 3), _tick_text(v, decimals)) for v in values]

@@ -87,9 +87,7 @@ def film_strip_image(
     font = label_font(size)
     margin = int(max(font.getlength(label) for label in rows)) + 3 * gap
     across, down = width * scale + gap, height * scale + gap
-    strip = Image.new(
-        "RGBA", (margin + across * len(frames), size + 3 * gap + down * len(rows)), (0, 0, 0, 0)
-    )
+    strip = Image.new("RGBA", (margin + across * len(frames), size + 3 * gap + down * len(rows)), (0, 0, 0, 0))
     draw = ImageDraw.Draw(strip)
     for column, frame in enumerate(frames):
         x = margin + column * across

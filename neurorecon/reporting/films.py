@@ -76,14 +76,10 @@ def load_clip(
     except FileNotFoundError:
         raise NeuroreconError(f"{path}: no such file; reconstruct the clip first") from None
     except Exception as error:
-        raise NeuroreconError(
-            f"{path}: expected an npz, but it can't be read ({error}); delete it"
-        ) from error
+        raise NeuroreconError(f"{path}: expected an npz, but it can't be read ({error}); delete it") from error
     missing = [name for name in ("movie", "mask", "animal", "trial") if name not in arrays]
     if missing:
-        raise NeuroreconError(
-            f"{path}: expected arrays movie, mask, animal and trial, found no {', '.join(missing)}"
-        )
+        raise NeuroreconError(f"{path}: expected arrays movie, mask, animal and trial, found no {', '.join(missing)}")
     return ReportClip(
         animal=str(arrays["animal"]),
         trial=str(arrays["trial"]),
@@ -129,11 +125,7 @@ class Film:
     def scores(self) -> list[tuple[str, str, str]]:
         """(label, explanation, value) of every number that metrics.json has for this clip."""
         numbers = {k: v for k, v in self.clip.scores.items() if v is None or isinstance(v, int | float)}
-        return [
-            (*words(name), number(value))
-            for name, value in numbers.items()
-            if name not in ("animal", "trial")
-        ]
+        return [(*words(name), number(value)) for name, value in numbers.items() if name not in ("animal", "trial")]
 
     @property
     def height(self) -> int:

@@ -96,9 +96,7 @@ def write_tiff(path: str | os.PathLike, movie: np.ndarray, frame_rate: float | N
         tifffile.imwrite(temporary, movie, imagej=True, photometric="minisblack", metadata=metadata)
 
 
-def write_mp4(
-    path: str | os.PathLike, frames: Iterable[np.ndarray], frame_rate: float, quality: int = 17
-) -> None:
+def write_mp4(path: str | os.PathLike, frames: Iterable[np.ndarray], frame_rate: float, quality: int = 17) -> None:
     """Encodes frames (height, width, 3) uint8, of one size, as H.264 in yuv420p, quietly.
 
     Sides must be even, because yuv420p halves the colours. `quality` is x264's constant rate factor: smaller
@@ -146,16 +144,12 @@ def write_mp4(
         if status:
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
-            raise OSError(
-                f"ffmpeg stopped with status {status}: {lines[-1].strip() if lines else 'no reason given'}"
-            )
+            raise OSError(f"ffmpeg stopped with status {status}: {lines[-1].strip() if lines else 'no reason given'}")
 
 
 def label_font(size: int) -> ImageFont.FreeTypeFont:
     """The sans-serif font that comes with matplotlib: the same labels on every machine."""
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
-    )
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _composed(
@@ -202,9 +196,7 @@ def _composed(
     return frames(), total
 
 
-def _labelled(
-    total: tuple[int, int], labels: list[str], left: list[int], size: int, gap: int, room: int
-) -> np.ndarray:
+def _labelled(total: tuple[int, int], labels: list[str], left: list[int], size: int, gap: int, room: int) -> np.ndarray:
     picture = Image.new("RGB", (total[1], total[0]), (BACKGROUND,) * 3)
     draw, font = ImageDraw.Draw(picture), label_font(size)
     for x, label in zip(left, labels, strict=True):
@@ -232,9 +224,7 @@ def _checked_rate(frame_rate: float) -> float:
 def _with_suffix(path: str | os.PathLike, *suffixes: str) -> Path:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
-        raise NeuroreconError(
-            f"{path}: expected a name ending in {' or '.join(suffixes)}, found {path.suffix!r}"
-        )
+        raise NeuroreconError(f"{path}: expected a name ending in {' or '.join(suffixes)}, found {path.suffix!r}")
     return path
 
 

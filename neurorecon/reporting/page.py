@@ -153,9 +153,7 @@ def write_report(
         maps=_animal_maps(clips, skip_frames),
         table=_clip_table(rows, films),
         summary=[summary_score(name, entry) for name, entry in (metrics.get("summary") or {}).items()],
-        differences={
-            name: control_score(name, entry) for name, entry in (metrics.get("differences") or {}).items()
-        },
+        differences={name: control_score(name, entry) for name, entry in (metrics.get("differences") or {}).items()},
         cost=_cost(metrics.get("cost") or {}),
         versions=metrics.get("versions") or {},
         config=json.dumps(_plain(config), indent=2, default=str),
@@ -205,13 +203,9 @@ def _headline(scores: Sequence[Score], per_clip: Sequence[float | None]) -> tupl
 def _sentence(scores: Sequence[Score], num_clips: int) -> str:
     """The finding in one sentence, numbers only."""
     first, rest = scores[0], [score for score in scores[1:] if score.mean is not None]
-    interval = (
-        f" (95 % interval {number(first.low)} to {number(first.high)})" if first.low is not None else ""
-    )
+    interval = f" (95 % interval {number(first.low)} to {number(first.high)})" if first.low is not None else ""
     over = "one clip" if num_clips == 1 else f"{num_clips} clips"
-    text = (
-        f"The reconstructed movies correlate {number(first.mean)}{interval} with the true ones, over {over}"
-    )
+    text = f"The reconstructed movies correlate {number(first.mean)}{interval} with the true ones, over {over}"
     if rest:
         text += "; " + ", ".join(f"{score.label.lower()} {number(score.mean)}" for score in rest)
     return text + "."
@@ -219,9 +213,7 @@ def _sentence(scores: Sequence[Score], num_clips: int) -> str:
 
 def _trace_charts(clips: Sequence[ReportClip]) -> list[Chart]:
     """One chart per named trace, one line per clip, losses first; those per window are left out."""
-    names = list(
-        dict.fromkeys(name for clip in clips for name in clip.trace if not name.startswith("window_"))
-    )
+    names = list(dict.fromkeys(name for clip in clips for name in clip.trace if not name.startswith("window_")))
     charts = []
     for name in sorted(names, key=lambda name: (name != "loss", "loss" not in name, names.index(name))):
         traces = {clip.name: np.asarray(clip.trace[name], float) for clip in clips if name in clip.trace}
@@ -300,9 +292,7 @@ def _animal_maps(clips: Sequence[ReportClip], skip_frames: int) -> list[AnimalMa
 
 def _heat_map(correlation: np.ndarray) -> Image.Image:
     """Correlations from 0 (and below) to 1 in cividis; transparent where not defined."""
-    colours = colormaps[UNCERTAINTY_COLOURS](
-        np.clip(np.where(np.isfinite(correlation), correlation, 0), 0, 1)
-    )
+    colours = colormaps[UNCERTAINTY_COLOURS](np.clip(np.where(np.isfinite(correlation), correlation, 0), 0, 1))
     colours[..., 3] = np.isfinite(correlation)
     return Image.fromarray((colours * 255).round().astype(np.uint8))
 
@@ -310,9 +300,7 @@ def _heat_map(correlation: np.ndarray) -> Image.Image:
 def _clip_table(rows: Sequence[Mapping[str, Any]], films: Sequence[Film]) -> dict[str, Any]:
     """Columns in the order of metrics.json; a row links to its film where the page has it."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    names = [n for n in ("animal", "trial") if n in names] + [
-        n for n in names if n not in ("animal", "trial")
-    ]
+    names = [n for n in ("animal", "trial") if n in names] + [n for n in names if n not in ("animal", "trial")]
     names = [n for n in names if not any(isinstance(row.get(n), dict | list) for row in rows)]
     anchors = {(film.clip.animal, film.clip.trial): f"#clip-{index}" for index, film in enumerate(films)}
     return {

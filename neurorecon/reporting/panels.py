@@ -40,8 +40,7 @@ def check_mask(mask: np.ndarray, shape: tuple[int, int], name: str) -> np.ndarra
     mask = np.asarray(mask)
     if mask.shape != tuple(shape):
         raise NeuroreconError(
-            f"{name}: expected a mask of the movie's frame {tuple(shape)}, found {mask.shape}; "
-            "use the same screen"
+            f"{name}: expected a mask of the movie's frame {tuple(shape)}, found {mask.shape}; use the same screen"
         )
     return mask.astype(bool)
 

@@ -84,9 +84,7 @@ def summary_score(name: str, entry: Any, source: str = "metrics.json") -> Score:
       NeuroreconError: the entry has another form.
     """
     if not isinstance(entry, Mapping) or "mean" not in entry:
-        raise NeuroreconError(
-            f"{source}: expected {name} as {{mean, ci95: [low, high]}}, found {entry!r:.80}"
-        )
+        raise NeuroreconError(f"{source}: expected {name} as {{mean, ci95: [low, high]}}, found {entry!r:.80}")
     interval = entry.get("ci95")
     interval = [None, None] if interval is None else list(interval)
     if len(interval) != 2:
@@ -111,9 +109,7 @@ def headline_scores(metrics: Mapping) -> list[Score]:
     """
     summary = metrics.get("summary") or {}
     if "movie_correlation" not in summary:
-        raise NeuroreconError(
-            "metrics.json: expected summary.movie_correlation, found none; evaluate the work folder"
-        )
+        raise NeuroreconError("metrics.json: expected summary.movie_correlation, found none; evaluate the work folder")
     controls = metrics.get("controls") or {}
     known = list(CONTROLS)
     order = sorted(controls, key=lambda name: known.index(name) if name in known else len(known))

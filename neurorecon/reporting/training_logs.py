@@ -40,8 +40,7 @@ def training_curves(folders: Sequence[str | os.PathLike]) -> Curves:
                     if finite(score) is not None:
                         points[name][label][record["step"]] = float(score)
     return {
-        name: {label: _sorted(values) for label, values in sorted(models.items())}
-        for name, models in points.items()
+        name: {label: _sorted(values) for label, values in sorted(models.items())} for name, models in points.items()
     }
 
 
@@ -62,15 +61,11 @@ def _records(path: Path) -> list[dict]:
         except json.JSONDecodeError:
             if number == len(lines):
                 break
-            raise NeuroreconError(
-                f"{path}: expected JSON on line {number}, found {line!r:.60}; train again"
-            ) from None
+            raise NeuroreconError(f"{path}: expected JSON on line {number}, found {line!r:.60}; train again") from None
         if record is None:
             continue
         if not isinstance(record, dict):
-            raise NeuroreconError(
-                f"{path}: expected a JSON object on line {number}, found {line!r:.60}; train again"
-            )
+            raise NeuroreconError(f"{path}: expected a JSON object on line {number}, found {line!r:.60}; train again")
         if finite(record.get("step")) is not None:
             records.append(record)
     return records

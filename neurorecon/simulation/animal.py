@@ -75,9 +75,7 @@ def simulate_trial(
       NeuroreconError: a negative noise level, or a movie or behaviour of the wrong shape.
     """
     if not 0 <= noise_level < float("inf"):
-        raise NeuroreconError(
-            f"noise_level: expected 0 or more, found {noise_level}; 1 is like the recordings"
-        )
+        raise NeuroreconError(f"noise_level: expected 0 or more, found {noise_level}; 1 is like the recordings")
     rng = np.random.default_rng([0x747269, seed])
     drawn = simulate_behaviour(rng, len(movie), animal.population.frame_rate)
     behaviour = drawn if behaviour is None else np.asarray(behaviour, np.float32)
@@ -97,9 +95,7 @@ class PlannedTrial:
     repeat: int
 
 
-def plan_trials(
-    num_clips: Mapping[str, int], num_repeats: Mapping[str, int] | None = None
-) -> list[PlannedTrial]:
+def plan_trials(num_clips: Mapping[str, int], num_repeats: Mapping[str, int] | None = None) -> list[PlannedTrial]:
     """The order of the trials: tier by tier as given, clip by clip, repeat by repeat.
 
     Args:
@@ -115,9 +111,7 @@ def plan_trials(
             known = ", ".join(TIERS if tier not in TIERS else num_clips)
             raise NeuroreconError(f"tier {tier}: expected one of {known}; correct the name")
         if num_clips[tier] < 0 or repeats.get(tier, 1) < 1:
-            raise NeuroreconError(
-                f"tier {tier}: expected 0 or more clips and 1 or more repeats; correct the counts"
-            )
+            raise NeuroreconError(f"tier {tier}: expected 0 or more clips and 1 or more repeats; correct the counts")
     keys = [
         (tier, clip, repeat)
         for tier, count in num_clips.items()
@@ -195,6 +189,5 @@ def simulate_animal(
         name=name,
     )
     return (
-        simulate_planned(animal, planned, num_frames=num_frames, noise_level=noise_level)
-        for planned in plan[skip:]
+        simulate_planned(animal, planned, num_frames=num_frames, noise_level=noise_level) for planned in plan[skip:]
     )

@@ -114,15 +114,12 @@ def make_population(
     mask = patch.mask(height, width)
     if mask.sum() < 12:
         raise NeuroreconError(
-            f"patch: expected at least 12 pixels on a screen of {height} x {width}, found {mask.sum()}; "
-            "enlarge it"
+            f"patch: expected at least 12 pixels on a screen of {height} x {width}, found {mask.sum()}; enlarge it"
         )
     pixels = np.flatnonzero(mask)
     degrees = DEGREES_PER_PIXEL * 36 / height
     n = num_neurons
-    kind = rng.choice(
-        4, n, p=[1 - sum(SHARES.values()), *SHARES.values()]
-    )  # simple, complex, intermediate, blob
+    kind = rng.choice(4, n, p=[1 - sum(SHARES.values()), *SHARES.values()])  # simple, complex, intermediate, blob
     blob = kind == 3
     angle, reach = rng.uniform(0, 2 * np.pi, n), 0.95 * np.sqrt(rng.random(n))
     centre = np.stack(
@@ -136,9 +133,7 @@ def make_population(
     frequency = np.where(blob, 0.0, np.minimum(frequency, 0.4))
     # Higher frequencies come with smaller fields: a third to half a cycle per sigma (Niell & Stryker 2008).
     sigma = rng.lognormal(np.log(SIGMA_MEDIAN), 0.25, n) / degrees
-    sigma = np.where(
-        blob, sigma, np.clip(sigma, 0.2 / np.maximum(frequency, 1e-6), 0.6 / np.maximum(frequency, 1e-6))
-    )
+    sigma = np.where(blob, sigma, np.clip(sigma, 0.2 / np.maximum(frequency, 1e-6), 0.6 / np.maximum(frequency, 1e-6)))
     sigma = np.clip(sigma, 0.7, 0.35 * height)
     orientation = rng.uniform(0, np.pi, n)
     spatial = spatial_pairs(
@@ -189,14 +184,10 @@ def make_population(
 def _set_gains(draft: Population, mean_rate: np.ndarray, rng: np.random.Generator) -> Population:
     """Homeostasis: scales drives and gains by what a few natural movies do."""
     movies = [
-        natural_movie(
-            int(seed), num_frames=90, height=draft.height, width=draft.width, frame_rate=draft.frame_rate
-        )
+        natural_movie(int(seed), num_frames=90, height=draft.height, width=draft.width, frame_rate=draft.frame_rate)
         for seed in rng.integers(2**62, size=CALIBRATION_MOVIES)
     ]
-    raw = [
-        (_drive(draft, _contrast(draft, movie)), _pool(draft, _contrast(draft, movie))) for movie in movies
-    ]
+    raw = [(_drive(draft, _contrast(draft, movie)), _pool(draft, _contrast(draft, movie))) for movie in movies]
     drive_scale = np.sqrt(np.mean([np.mean(drive**2, axis=0) for drive, _ in raw], axis=0))
     pool_scale = float(np.sqrt(np.mean([np.mean(pool**2) for _, pool in raw])))
     scaled = dataclasses.replace(

@@ -46,9 +46,7 @@ def grating(
     )
     for name, value in (("spatial_frequency", spatial_frequency), ("temporal_frequency", temporal_frequency)):
         if not (math.isfinite(value) and value >= 0):
-            raise NeuroreconError(
-                f"{name}: expected 0 or more, found {value}; turn `direction` to drift backwards"
-            )
+            raise NeuroreconError(f"{name}: expected 0 or more, found {value}; turn `direction` to drift backwards")
     if not 0 <= contrast <= 1:
         raise NeuroreconError(f"contrast: expected 0..1, found {contrast}; 1 goes from black to white")
     y = (np.arange(height)[:, None] + 0.5 - height / 2) * degrees_per_pixel

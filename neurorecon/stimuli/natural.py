@@ -47,10 +47,7 @@ def natural_movie(
     check_sizes(num_frames=num_frames, height=height, width=width, frame_rate=frame_rate)
     check_seed(seed)
     rng = np.random.default_rng([0x6E6174, seed])
-    scenes = [
-        _scene(rng, length, height, width, frame_rate)
-        for length in _shot_lengths(rng, num_frames, frame_rate)
-    ]
+    scenes = [_scene(rng, length, height, width, frame_rate) for length in _shot_lengths(rng, num_frames, frame_rate)]
     return np.rint(np.clip(np.concatenate(scenes), 0, 255)).astype(np.float32)
 
 
@@ -70,9 +67,7 @@ def _shot_lengths(rng: np.random.Generator, num_frames: int, frame_rate: float) 
     return lengths
 
 
-def _scene(
-    rng: np.random.Generator, num_frames: int, height: int, width: int, frame_rate: float
-) -> np.ndarray:
+def _scene(rng: np.random.Generator, num_frames: int, height: int, width: int, frame_rate: float) -> np.ndarray:
     """One shot, (time, height, width), grey values that may leave 0..255 by rounding only."""
     scale = height / _REFERENCE_HEIGHT
     size = (_even(1.7 * height * _FINER), _even(1.5 * width * _FINER))
@@ -98,9 +93,7 @@ def _scene(
     movie = _look(far[None], view(rng.uniform(0.5, 0.8)), height, width)[:, 0]
 
     front = np.zeros((2, *size), np.float32)
-    _scatter(
-        rng, front, textures, count=int(rng.integers(1, 12)), smallest=1.5 * clutter, largest=0.6 * height
-    )
+    _scatter(rng, front, textures, count=int(rng.integers(1, 12)), smallest=1.5 * clutter, largest=0.6 * height)
     seen = _look(np.stack([tone(front[0]) * front[1], front[1]]), view(rng.uniform(1.0, 1.4)), height, width)
     movie = movie * (1 - seen[:, 1]) + seen[:, 0]
 
@@ -174,9 +167,7 @@ def _radius(rng: np.random.Generator, smallest: float, largest: float) -> float:
     return float((low - rng.random() * (low - high)) ** -0.5)
 
 
-def _leaf(
-    rng: np.random.Generator, radius: float, textures: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+def _leaf(rng: np.random.Generator, radius: float, textures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """One object: log luminance and opacity, both (side, side), radius in canvas pixels."""
     reach = int(np.ceil(1.5 * radius)) + 1
     line = np.arange(-reach, reach + 1, dtype=np.float32)
@@ -281,9 +272,7 @@ def _paste(movie: np.ndarray, sprite: np.ndarray, path: np.ndarray) -> None:
     shares = []
     for axis in range(2):
         offset = ((corner[:, axis] - first[:, axis]) * _FINER).astype(np.float32)
-        start = (
-            offset[:, None, None] + line
-        )  # the sprite's pixels, in canvas pixels from the first frame pixel
+        start = offset[:, None, None] + line  # the sprite's pixels, in canvas pixels from the first frame pixel
         edges = np.arange(span + 1, dtype=np.float32)[:, None] * _FINER
         inside = np.clip(edges - start, 0, 1)
         shares.append(np.diff(inside, axis=1) / _FINER)

@@ -33,17 +33,13 @@ def single_pixel(
     """
     check_sizes(height=height, width=width, shown=shown)
     if before < 0 or after < 0:
-        raise NeuroreconError(
-            f"before, after: expected 0 frames or more, found {before}, {after}; correct them"
-        )
+        raise NeuroreconError(f"before, after: expected 0 frames or more, found {before}, {after}; correct them")
     if not (0 <= row < height and 0 <= column < width):
         raise NeuroreconError(
             f"row, column: expected a pixel within {height} x {width}, found {row}, {column}; count from 0"
         )
     if not (0 <= value <= 255 and 0 <= background <= 255):
-        raise NeuroreconError(
-            f"value, background: expected 0..255, found {value}, {background}; correct them"
-        )
+        raise NeuroreconError(f"value, background: expected 0..255, found {value}, {background}; correct them")
     movie = np.full((before + shown + after, height, width), background, np.float32)
     movie[before : before + shown, row, column] = value
     return movie

@@ -33,7 +33,7 @@ class TrainingSettings:
       learning_rate: peak of the schedule; `warmup_steps` up to it, then a cosine to 1 %.
       weight_decay: of AdamW, on kernels and readout weights (not on biases, norms, positions and scales).
       position_rate: learning rate of the readout positions, as a share of the others'.
-      ema_decay: of the running mean of weights and statistics, which is what is saved; it warms up as (1 + k) / (10 + k).
+      ema_decay: of the running mean of weights and statistics, which is what is saved; warms up as (1 + k) / (10 + k).
       cutmix_probability: of mixing a batch.
       validation_every: steps between two looks at the validation trials.
       validation_trials: how many of them.
@@ -226,8 +226,8 @@ def split_trials(
 ) -> tuple[list[str], list[str]]:
     """Ids of the trials to fit and of those to validate on.
 
-    With `validation_tier` "train", `num_validation` trials spread evenly over the training tier are held out from fitting;
-    otherwise the first ones of that tier are used.
+    With `validation_tier` "train", `num_validation` trials spread evenly over the training tier are held out from
+    fitting; otherwise the first ones of that tier are used.
 
     Raises:
       NeuroreconError: no trial is left to fit or to validate on.
@@ -249,7 +249,7 @@ def split_trials(
 def validation_scores(
     encoder: Encoder, variables: Any, recordings: Sequence[PreparedRecording], trial_ids: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """(model,) single-trial correlation on the given trials of each animal, mean over animals; variables are stacked."""
+    """(model,) single-trial correlation on the given trials, mean over animals; variables are stacked."""
     num_models = jax.tree.leaves(variables)[0].shape[0]
     scores = np.zeros((num_models, len(recordings)))
     for model in range(num_models):
