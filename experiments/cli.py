@@ -4,6 +4,7 @@ import difflib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import app, flags, logging
@@ -14,17 +15,21 @@ from neurorecon.errors import NeuroreconError
 _PREFIX = "--config."
 
 
-def run(job: Callable[[ml_collections.ConfigDict, str], None], description: str, *, config: str | None) -> None:
+def run(job: Callable[[Any, str], None], description: str, *, config: str | None) -> None:
     """Runs `job(config, workdir)` from the command line.
 
     Args:
-      job: the work; NeuroreconError ends the program with its line and status 1.
+      job: the work, its config None where it needs none; NeuroreconError ends the program with its line and status 1.
       description: shown by --help.
       config: default config file, relative to the repository; None for a job that needs none.
     """
     sys.modules["__main__"].__doc__ = description
-    default = None if config is None else str(Path(__file__).resolve().parents[1] / config)
-    holder = config_flags.DEFINE_config_file("config", default, "Config file; --config.KEY=VALUE changes a key.")
+    holder = None
+    if config is not None:
+        default = str(Path(__file__).resolve().parents[1] / config)
+        text = "Config file; --config.KEY=VALUE changes a key."
+        # The default config is read, and overridden from sys.argv, as soon as the flag is defined.
+        holder = _explained(sys.argv, lambda: config_flags.DEFINE_config_file("config", default, text))
     workdir = flags.DEFINE_string("workdir", None, "Folder for everything that is written.", required=True)
 
     def main(argv: list[str]) -> None:
@@ -32,26 +37,36 @@ def run(job: Callable[[ml_collections.ConfigDict, str], None], description: str,
         try:
             if len(argv) > 1:
                 raise NeuroreconError(f"unknown argument {argv[1]!r}; see --help")
-            job(checked(holder.value), workdir.value)
+            job(None if holder is None else _config_in(holder), workdir.value)
         except NeuroreconError as error:
             _fail(error)
         except KeyboardInterrupt:
             _fail("stopped; the same command goes on where it was")
 
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            return flags.FLAGS(argv)
-        except (AttributeError, KeyError, TypeError) as error:
-            _fail(_unknown_key(argv, default) or f"--config: {error}")
-        except flags.UnrecognizedFlagError as error:
-            _fail(f"--{error.flagname}: no such flag; see --help")
-        except (flags.Error, ValueError) as error:
-            _fail(str(error))
-        except (OSError, SyntaxError, ImportError) as error:
-            _fail(f"--config: can't be read ({error})")
-        raise AssertionError("unreachable")
+    app.run(main, flags_parser=lambda argv: _explained(argv, lambda: flags.FLAGS(argv)))
 
-    app.run(main, flags_parser=parse)
+
+def _config_in(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
+    if not isinstance(holder.value, ml_collections.ConfigDict):
+        file = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+        found = "something else" if file.is_file() else "no such file"
+        raise NeuroreconError(f"--config {file}: expected a file with get_config() -> ConfigDict, found {found}")
+    return checked(holder.value)
+
+
+def _explained(argv: list[str], parse: Callable[[], Any]) -> Any:
+    """`parse()`; whatever goes wrong in it is the fault of the command line or the config file, told in one line."""
+    unknown = _unknown_key(argv)
+    if unknown is not None:
+        _fail(unknown)
+    try:
+        return parse()
+    except flags.UnrecognizedFlagError as error:
+        _fail(f"--{error.flagname}: no such flag; see --help")
+    except flags.Error as error:
+        _fail(error)
+    except Exception as error:  # a config file is a program of the user's, and can fail in any way
+        _fail(f"--config: can't be read ({type(error).__name__}: {error})")
 
 
 def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -88,7 +103,7 @@ def _update(full: ml_collections.ConfigDict, changes: ml_collections.ConfigDict,
                 ) from None
 
 
-def _unknown_key(argv: list[str], default: str | None) -> str | None:
+def _unknown_key(argv: list[str]) -> str | None:
     """Which override names no key; None where the fault is elsewhere."""
     from experiments.configs.base import get_config
 
@@ -110,8 +125,8 @@ def _nearest(key: str, keys: list[str]) -> str:
     return f"no such key; the nearest is {close[0]!r}" if close else "no such key"
 
 
-def _fail(message: object) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _fail(message: object) -> NoReturn:
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(1)
 
 

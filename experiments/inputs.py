@@ -34,10 +34,12 @@ class Ensemble(NamedTuple):
         """
         sizes = list(self.members[0][0].num_neurons)
         if self.animals is not None and recording.name in self.animals:
-            return self.animals.index(recording.name)
-        if index < len(sizes) and sizes[index] == recording.num_neurons:
+            named = self.animals.index(recording.name)
+            fitting = [named] if sizes[named] == recording.num_neurons else []
+        elif index < len(sizes) and sizes[index] == recording.num_neurons:
             return index
-        fitting = [i for i, n in enumerate(sizes) if n == recording.num_neurons]
+        else:
+            fitting = [i for i, n in enumerate(sizes) if n == recording.num_neurons]
         if len(fitting) != 1:
             raise NeuroreconError(
                 f"{recording.name}: {recording.num_neurons} neurons, but the encoders' readouts have {sizes}; "
@@ -89,15 +91,20 @@ def ensemble_of(paths: list[str]) -> Ensemble:
     return Ensemble(members, animals)
 
 
+def check_architecture(config: ml_collections.ConfigDict) -> None:
+    """Raises NeuroreconError where `config.encoder` is no architecture."""
+    names = ("factorized", "linear_nonlinear", "dwiseneuro")
+    if config.encoder not in names:
+        raise NeuroreconError(f"--config.encoder: expected one of {', '.join(names)}, found {config.encoder!r}")
+
+
 def encoder_of(config: ml_collections.ConfigDict, **fields: Any) -> Any:
     """The untrained encoder that the config describes; `fields` come from the recordings.
 
     Raises:
       NeuroreconError: no such architecture, or fields that it doesn't take.
     """
-    names = ("factorized", "linear_nonlinear", "dwiseneuro")
-    if config.encoder not in names:
-        raise NeuroreconError(f"--config.encoder: expected one of {', '.join(names)}, found {config.encoder!r}")
+    check_architecture(config)
     return build_encoder(config.encoder, **config[config.encoder].to_dict(), **fields)
 
 

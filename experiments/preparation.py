@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from experiments.inputs import Ensemble
+from neurorecon import runs
 from neurorecon.encoders import predict_ensemble
 from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.errors import NeuroreconError
@@ -19,6 +20,7 @@ from neurorecon.evaluation import decodable_mask, fit_linear_decoder
 from neurorecon.evaluation.linear_decoder import LinearDecoder
 from neurorecon.files import save_npz
 from neurorecon.reconstruction import Recipe, default_recipe, losses, masks, priors, published_recipe
+from neurorecon.reconstruction.calibration import Calibration, fit_calibration
 from neurorecon.recordings import Recording, Trial
 from neurorecon.training.trainer import split_trials
 
@@ -36,6 +38,8 @@ class Animal:
       update_mask: where the responses may move pixels; None for everywhere.
       decoder: the linear decoder, fitted; None where nothing needs it.
       from_decoder: the prior's mean is the linear decoder's movie of the clip.
+      validation: trials that neither encoders nor decoder were fitted to.
+      calibration_clips: so many of them calibrate the movies; 0 for none.
     """
 
     name: str
@@ -46,12 +50,27 @@ class Animal:
     update_mask: np.ndarray | None
     decoder: LinearDecoder | None
     from_decoder: bool
+    validation: list[Trial]
+    calibration_clips: int
+
+    def decoded(self, responses: np.ndarray) -> np.ndarray:
+        """The linear decoder's movie of responses (time, neuron), grey values 0..255."""
+        if self.decoder is None:
+            raise NeuroreconError(f"{self.name}: the linear decoder was not fitted")
+        return np.clip(self.decoder.predict(responses), 0.0, 255.0).astype(np.float32)
+
+    def calibration(self, movies: list[np.ndarray]) -> Calibration | None:
+        """From the reconstructions of the first `calibration_clips` validation trials; None where there are none."""
+        if not movies:
+            return None
+        trials = self.validation[: len(movies)]
+        estimates = [(movie, self.decoded(t.responses)) for movie, t in zip(movies, trials)]
+        mean = float(np.mean([t.stimulus.mean() for t in trials]))
+        return fit_calibration([t.stimulus for t in trials], estimates, mean=mean, mask=self.mask)
 
     def baseline(self, responses: np.ndarray) -> np.ndarray | None:
         """The prior's mean for responses (time, neuron); None where the recipe has its own."""
-        if not self.from_decoder or self.decoder is None:
-            return None
-        return np.clip(self.decoder.predict(responses), 0.0, 255.0)
+        return self.decoded(responses) if self.from_decoder else None
 
     def decode(self, folder: Path, trial_ids: list[str]) -> None:
         """Writes the linear decoder's movies under `folder`/controls/linear_decoder/."""
@@ -60,8 +79,8 @@ class Animal:
         for trial_id in trial_ids:
             path = folder / "controls" / "linear_decoder" / self.name / f"{trial_id}.npz"
             if not path.is_file():
-                movie = self.decoder.predict(self.recording.target(trial_id).responses)
-                save_npz(path, movie=np.clip(movie, 0, 255).astype(np.float32), penalty=self.decoder.penalty)
+                movie = self.decoded(self.recording.target(trial_id).responses)
+                save_npz(path, movie=movie, penalty=self.decoder.penalty)
 
 
 def prepare_animal(
@@ -96,7 +115,8 @@ def prepare_animal(
     mask = screen_alpha >= (1.0 if config.mask.kind == "alpha" else config.mask.threshold)
     decoder = None
     from_decoder = config.recipe == "default" and config.prior.mean == "linear_decoder"
-    if linear or from_decoder or config.decodable_fraction > 0:
+    calibrating = min(config.calibration_clips, len(validation)) if config.recipe == "default" else 0
+    if linear or from_decoder or calibrating or config.decodable_fraction > 0:
         decoder = fit_linear_decoder(
             [t.responses for t in fit],
             [t.stimulus for t in fit],
@@ -123,7 +143,9 @@ def prepare_animal(
         mean = 0.0
     prior = prior_of(config, movies, mean)
     recipe = _recipe(config, prior, lambda: _dispersion(ensemble, validation, readout, config.skip_frames))
-    return Animal(recording.name, recording, readout, recipe, mask, update, decoder, from_decoder)
+    return Animal(
+        recording.name, recording, readout, recipe, mask, update, decoder, from_decoder, validation, calibrating
+    )
 
 
 def _alpha(
@@ -132,8 +154,7 @@ def _alpha(
     """(height, width) of the screen or canvas; kept in `folder`/masks/NAME.npz."""
     path = folder / "masks" / f"{name}.npz"
     if path.is_file():
-        with np.load(path, allow_pickle=False) as stored:
-            return stored["alpha"]
+        return runs.load_arrays(path)["alpha"]
     if config.mask.kind == "none":
         alpha = np.ones(fit[0].stimulus.shape[1:], np.float32)
     elif config.mask.kind == "sensitivity":

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
@@ -29,19 +30,26 @@ from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import shuffled_neurons
 from neurorecon.files import save_npz
 from neurorecon.reconstruction import Progress, Reconstruction, reconstruct
+from neurorecon.reconstruction.calibration import Calibration
 
 # A run goes on only with the same of these; more clips can be asked for later.
 KEYS = (
     "recordings", "encoders", "seed", "recipe", "num_steps", "default_recipe", "published_recipe", "prior", "mask",
-    "validation_tier", "linear_decoder", "decodable_fraction",
+    "validation_tier", "linear_decoder", "decodable_fraction", "calibration_clips",
 )  # fmt: skip
 CONTROLS = ("grey", "shuffled_neurons", "linear_decoder", "ceiling")
+CHOICES = {
+    "recipe": ("default", "published"),
+    "mask.kind": ("sensitivity", "alpha", "none"),
+    "prior.spectrum": ("measured", "natural", "flat"),
+    "default_recipe.likelihood": ("quasi_poisson", "poisson"),
+}
 
 
 class Descent(NamedTuple):
     """One movie to reconstruct: the clip itself, or a control of it."""
 
-    kind: str  # "reconstruction", "shuffled_neurons" or "ceiling"
+    kind: str  # "validation", "reconstruction", "shuffled_neurons" or "ceiling"
     animal: Animal
     trial_id: str
     path: Path
@@ -58,6 +66,7 @@ def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str) -> d
     for control in controls:
         if control not in CONTROLS:
             raise NeuroreconError(f"--config.controls: expected some of {', '.join(CONTROLS)}, found {control!r}")
+    _check_choices(config)
     recordings = recordings_of(config)
     chosen = [_trials(r, config) for r in recordings]
     folder = runs.claim(workdir, config.to_dict(), "reconstruct", KEYS)
@@ -80,6 +89,16 @@ def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str) -> d
     return metrics
 
 
+def _check_choices(config: ml_collections.ConfigDict) -> None:
+    """Before the work folder is claimed: a word misspelt must not stand there as what the job was begun with."""
+    for key, choices in CHOICES.items():
+        found: Any = config
+        for part in key.split("."):
+            found = found[part]
+        if found not in choices:
+            raise NeuroreconError(f"--config.{key}: expected one of {', '.join(choices)}, found {found!r}")
+
+
 def _trials(recording: Any, config: ml_collections.ConfigDict) -> list[str]:
     ids = cli.listed(config.trials)
     known = recording.trial_ids()
@@ -93,6 +112,11 @@ def _trials(recording: Any, config: ml_collections.ConfigDict) -> list[str]:
 def _descents(
     folder: Path, animals: list[Animal], chosen: list[list[str]], controls: list[str], ensemble: Ensemble
 ) -> Iterator[Descent]:
+    # First, since the others are calibrated by them.
+    for animal in animals:
+        for trial in animal.validation[: animal.calibration_clips]:
+            path = folder / "validation" / animal.name / f"{trial.id}.npz"
+            yield Descent("validation", animal, trial.id, path, len(ensemble.members))
     kinds = ["reconstruction", *(c for c in controls if c in ("shuffled_neurons", "ceiling"))]
     for kind in kinds:
         root = folder / "reconstructions" if kind == "reconstruction" else folder / "controls" / kind
@@ -109,15 +133,24 @@ def _run(config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, de
         print(f"{len(descents) - len(left)} of {len(descents)} movies are there")
     steps = config.num_steps or (left[0].animal.recipe.num_steps if left else 0)
     log = runs.MetricsLog(folder / "reconstruction.jsonl")
+    calibrations: dict[str, Calibration | None] = {}
     with tqdm(total=steps * len(left), desc="reconstruct", unit="step", mininterval=2.0) as bar:
         for number, descent in enumerate(left):
             bar.set_postfix_str(
                 f"{descent.kind} {descent.animal.name}/{descent.trial_id}, movie {number + 1} of {len(left)}"
             )
             started = time.monotonic()
-            result = _descend(config, folder, ensemble, descent, bar)
+            responses = _responses(config, ensemble, descent)
+            result = _descend(config, folder, ensemble, descent, responses, bar)
+            movie = result.movie
+            if descent.kind != "validation":
+                if descent.animal.name not in calibrations:
+                    calibrations[descent.animal.name] = _calibration(folder, descent.animal)
+                calibration = calibrations[descent.animal.name]
+                if calibration is not None:
+                    movie = calibration.apply(movie, descent.animal.decoded(responses))
             seconds = time.monotonic() - started
-            _save(descent, result, seconds)
+            _save(descent, movie, result, seconds)
             log.write(
                 {
                     "kind": descent.kind,
@@ -129,17 +162,33 @@ def _run(config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, de
             )
 
 
+def _calibration(folder: Path, animal: Animal) -> Calibration | None:
+    paths = [folder / "validation" / animal.name / f"{t.id}.npz" for t in animal.validation]
+    return animal.calibration([runs.load_arrays(path)["movie"] for path in paths[: animal.calibration_clips]])
+
+
+def _responses(config: ml_collections.ConfigDict, ensemble: Ensemble, descent: Descent) -> np.ndarray:
+    """(time, neuron): as recorded, or what a control puts in their place."""
+    trial = descent.animal.recording.target(descent.trial_id)
+    if descent.kind == "shuffled_neurons":
+        return trial.responses[:, shuffled_neurons(trial.responses.shape[1], seed=config.seed)]
+    if descent.kind == "ceiling":
+        # The true movie enters here alone: as the stimulus of the responses that stand in for the recorded ones.
+        readout = descent.animal.readout
+        return predict_trial(*ensemble.members[-1], trial.stimulus, trial.behaviour, readout=readout)
+    return trial.responses
+
+
 def _descend(
-    config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, descent: Descent, bar: tqdm
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    ensemble: Ensemble,
+    descent: Descent,
+    responses: np.ndarray,
+    bar: tqdm,
 ) -> Reconstruction:
     animal = descent.animal
-    trial = animal.recording.target(descent.trial_id)
-    responses = trial.responses
-    if descent.kind == "shuffled_neurons":
-        responses = responses[:, shuffled_neurons(responses.shape[1], seed=config.seed)]
-    elif descent.kind == "ceiling":
-        # The true movie enters here alone: as the stimulus of the responses that stand in for the recorded ones.
-        responses = predict_trial(*ensemble.members[-1], trial.stimulus, trial.behaviour, readout=animal.readout)
+    behaviour = animal.recording.behaviour(descent.trial_id)
     store = folder / "progress" / f"{descent.kind}-{animal.name}-{descent.trial_id}.npz"
     progress = None
     if store.is_file():
@@ -158,7 +207,7 @@ def _descend(
     result = reconstruct(
         ensemble.members[: descent.num_models],
         responses,
-        trial.behaviour,
+        behaviour,
         recipe=animal.recipe,
         key=jax.random.key(config.seed),
         baseline=animal.baseline(responses),
@@ -174,9 +223,9 @@ def _descend(
     return result
 
 
-def _save(descent: Descent, result: Reconstruction, seconds: float) -> None:
+def _save(descent: Descent, movie: np.ndarray, result: Reconstruction, seconds: float) -> None:
     arrays: dict[str, Any] = {
-        "movie": result.movie,
+        "movie": movie,
         "mask": descent.animal.mask,
         "animal": descent.animal.name,
         "trial": descent.trial_id,

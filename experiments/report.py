@@ -37,12 +37,13 @@ def report(workdir: str) -> Path:
     """
     folder = Path(workdir)
     config = stored_config(workdir)
-    if not (folder / "metrics.json").is_file():
-        evaluate(workdir)
-    metrics = read_json(folder / "metrics.json")
+    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {"clips": []}
+    clips = list(stored_clips(workdir, config))
+    if [(c["animal"], c["trial"]) for c in metrics["clips"]] != [(c.animal, c.trial) for c in clips]:
+        metrics = evaluate(workdir)  # clips came after the scores
     scores = {(c["animal"], c["trial"]): c for c in metrics["clips"]}
     shown: list[ReportClip] = []
-    for stored in tqdm(list(stored_clips(workdir, config)), desc="report", unit="film", mininterval=2.0):
+    for stored in tqdm(clips, desc="report", unit="film", mininterval=2.0):
         clip = load_clip(
             stored.path,
             stored.truth,

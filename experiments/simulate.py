@@ -29,13 +29,13 @@ def simulate(config: ml_collections.ConfigDict, workdir: str) -> list[Path]:
       NeuroreconError: bad config, or the folder can't be written.
     """
     s = config.simulation
-    folder = runs.claim(workdir, config.to_dict(), "simulate", ("simulation", "seed"))
     names = cli.listed(s.animals)
     if not names:
         raise NeuroreconError("--config.simulation.animals: expected one or more names, found none")
     for key in ("num_neurons", "train", "num_frames", "height", "width", "frame_rate"):
         if s[key] <= 0:
             raise NeuroreconError(f"--config.simulation.{key}: expected more than 0, found {s[key]}")
+    folder = runs.claim(workdir, config.to_dict(), "simulate", ("simulation", "seed"))
     trees = []
     for index, name in enumerate(names):
         tree = folder / "recordings" / name

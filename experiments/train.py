@@ -17,14 +17,21 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.inputs import Ensemble, encoder_of, ensemble_of, recordings_of
+from experiments.inputs import Ensemble, check_architecture, encoder_of, ensemble_of, recordings_of
 from neurorecon import runs
 from neurorecon.encoders import save_encoder
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import save_json
 from neurorecon.recordings.prepared import PreparedRecording, prepare
 from neurorecon.training.initialise import stimulus_statistics
-from neurorecon.training.trainer import TrainingSettings, TrainState, initial_state, train
+from neurorecon.training.trainer import (
+    TrainingSettings,
+    TrainState,
+    check_settings,
+    initial_state,
+    split_trials,
+    train,
+)
 
 # A run goes on only with the same of these.
 KEYS = (
@@ -48,7 +55,13 @@ def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
     """
     if config.num_models < 1:
         raise NeuroreconError(f"--config.num_models: expected at least 1, found {config.num_models}")
+    # Before the work folder is claimed: a slip must not stand there as what the job was begun with.
+    check_architecture(config)
+    settings = TrainingSettings(**config.training.to_dict())
+    check_settings(settings)
     sources = recordings_of(config)
+    for source in sources:
+        split_trials(source, validation_tier=config.validation_tier, num_validation=settings.validation_trials)
     folder = runs.claim(workdir, config.to_dict(), "train", KEYS)
     done = folder / "encoders" / "animals.json"
     if done.is_file():
@@ -56,7 +69,6 @@ def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
         return ensemble_of([str(folder)])
     # Small recordings stay in memory; larger ones are mapped from a cache in the work folder.
     prepared = [prepare(r, None if _bytes(r) < 2 << 30 else folder / "cache") for r in sources]
-    settings = TrainingSettings(**config.training.to_dict())
     encoder = encoder_of(config, **_fields(config, prepared))
     state, checkpoints = _restored(encoder, prepared, settings, config, folder)
     start = int(state.step)

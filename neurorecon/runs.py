@@ -41,6 +41,8 @@ def claim(workdir: str | os.PathLike, config: Mapping[str, Any], job: str, keys:
         raise NeuroreconError(f"--workdir {folder}: expected a folder, found a file")
     path = folder / "jobs.json"
     jobs = read_json(path) if path.exists() else {}
+    if not isinstance(jobs, dict) or not all(isinstance(begun, dict) for begun in jobs.values()):
+        raise NeuroreconError(f"{path}: expected what each job was begun with, found something else; remove it")
     asked = json.loads(json.dumps({key: config.get(key) for key in keys}))
     for key, old in jobs.get(job, asked).items():
         new = asked.get(key)
@@ -88,11 +90,17 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a metrics log; [] where there is none. Lines torn by a kill are left out."""
+    """The records of a metrics log; [] where there is none. Lines torn by a kill are left out.
+
+    Raises:
+      NeuroreconError: it is there and can't be read.
+    """
     try:
-        lines = Path(path).read_text().splitlines()
-    except FileNotFoundError:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise NeuroreconError(f"{path}: could not be read ({error.strerror})") from error
     return list(_parsed(lines))
 
 

@@ -59,7 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_steps = 0  # 0: the recipe's
     config.default_recipe = ml_collections.ConfigDict()
     config.default_recipe.likelihood = "quasi_poisson"  # dispersion of each neuron from validation trials; or "poisson"
-    config.default_recipe.likelihood_weight = 0.4
+    config.default_recipe.likelihood_weight = 0.3
     config.default_recipe.learning_rate = 0.4
     config.default_recipe.num_steps = 40
     config.published_recipe = ml_collections.ConfigDict()
@@ -67,7 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.published_recipe.ensemble = "movies"  # or "gradients"
     config.published_recipe.smoothing = 0.5
     config.prior = ml_collections.ConfigDict()
-    config.prior.mean = "linear_decoder"  # the linear decoder's movie of the clip; or "training", the mean grey level
+    config.prior.mean = "training"  # the mean grey level; or "linear_decoder", the linear decoder's movie of the clip
     config.prior.spectrum = "measured"  # on training movies, or on what the decoder leaves; or "natural" (1/f), "flat"
     config.prior.std = 55.0  # grey values, of "natural" and "flat"
     config.mask = ml_collections.ConfigDict()
@@ -75,6 +75,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.mask.threshold = 0.5  # of the sensitivity's maximum; the published alpha mask is evaluated at 1
     config.mask.update = False  # also keep the update inside the mask (the published recipe always does, at alpha 0.5)
     config.mask.num_steps = 1000  # of the alpha mask's training
+    config.calibration_clips = 8  # validation clips that calibrate the default recipe's movies; 0: none
     config.skip_frames = 30  # at the start of each clip, not scored
     config.window_chunk = 0  # windows at once through an encoder, to bound memory; 0: all
     config.steps_per_call = 20

@@ -46,6 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.prior.spectrum = "flat"  # white noise
     config.prior.std = 31.875  # 16 black or white checkers in a pixel: 127.5 / 4
     config.mask.kind = "none"
+    config.calibration_clips = 0  # white noise: every frequency alike
     config.skip_frames = 30  # the lead-in
     config.linear_decoder.num_lags = 16
     config.linear_decoder.lag_step = 1

@@ -58,6 +58,7 @@ def save_encoder(folder: str | os.PathLike, encoder: nn.Module, variables: Any) 
     if replaced and not (folder / "architecture.json").is_file():
         raise NeuroreconError(f"{folder}: expected an encoder's folder or a new one, found other files; choose another")
     try:
+        shutil.rmtree(folder.with_name(folder.name + ".new"), ignore_errors=True)  # left by a kill before the swap
         with atomic_path(folder.with_name(folder.name + ".new") if replaced else folder, directory=True) as temporary:
             _write(temporary / "variables", traverse_util.unflatten_dict(arrays, sep="/"))
             save_json(temporary / "architecture.json", architecture)

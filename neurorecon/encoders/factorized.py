@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from neurorecon.encoders.convolution import convolve
+from neurorecon.errors import NeuroreconError
 
 
 def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
@@ -156,7 +157,15 @@ class Factorized(nn.Module):
 
         Returns:
           (window, time, neuron), positive.
+
+        Raises:
+          NeuroreconError: layers described by tuples of unequal lengths.
         """
+        layers = {
+            name: len(getattr(self, name)) for name in ("features", "spatial_kernels", "temporal_kernels", "strides")
+        }
+        if len(set(layers.values())) > 1:
+            raise NeuroreconError(f"encoder factorized: expected one value for each layer, found {layers}")
         movie = (inputs[..., :1] - self.stimulus_mean) / self.stimulus_std
         behaviour = inputs[..., 1:].mean(axis=(-3, -2))
         behaviour = (behaviour - jnp.asarray(self.behaviour_mean, inputs.dtype)) / jnp.asarray(

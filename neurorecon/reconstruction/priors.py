@@ -71,15 +71,23 @@ def measured_power(movies: Iterable[np.ndarray], shape: tuple[int, int, int], *,
     if not count:
         raise NeuroreconError(f"movies: expected at least one of {shape[0]} frames or more, found none")
     power = total / count
-    time, height, width = shape
-    radius = np.sqrt((np.arange(height)[:, None] / height) ** 2 + (np.arange(width)[None] / width) ** 2)
-    spatial_bin = _log_bins(radius, bins)[None] + np.zeros((time, 1, 1), int)
-    temporal_bin = _log_bins(np.arange(time) / time, bins)[:, None, None] + np.zeros((1, height, width), int)
-    index = (temporal_bin * (bins + 1) + spatial_bin).reshape(-1)
+    index = frequency_bands(shape, bins).reshape(-1)
     sums = np.bincount(index, power.reshape(-1))
     sizes = np.maximum(np.bincount(index), 1)
     smooth = (sums / sizes)[index].reshape(shape)
     return np.maximum(smooth, 1e-6 * smooth.max())
+
+
+def frequency_bands(shape: tuple[int, int, int], bins: int) -> np.ndarray:
+    """(time, height, width) int: the band of each cosine coefficient, temporal band * (bins + 1) + spatial band.
+
+    Band 0 of each axis is frequency zero; the other `bins` are evenly wide on a logarithmic axis.
+    """
+    time, height, width = shape
+    radius = np.sqrt((np.arange(height)[:, None] / height) ** 2 + (np.arange(width)[None] / width) ** 2)
+    spatial = _log_bins(radius, bins)[None]
+    temporal = _log_bins(np.arange(time) / time, bins)[:, None, None]
+    return temporal * (bins + 1) + spatial
 
 
 def _log_bins(frequency: np.ndarray, bins: int) -> np.ndarray:

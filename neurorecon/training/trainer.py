@@ -108,20 +108,14 @@ def initial_state(
     key: jax.Array,
 ) -> TrainState:
     """Random weights of each model, with scales and positions from the training trials."""
-    inputs = jnp.zeros((1, encoder.window_frames, *encoder.canvas, 5))
-
-    def one(key):
-        return encoder.init({"params": key, "dropout": key}, inputs)
-
-    # Compiled as a whole: op by op, it takes four times as long.
-    variables = jax.jit(jax.vmap(one))(jax.random.split(key, num_models))
+    variables = _random_start(encoder, jax.random.split(key, num_models))
     variables = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
-    like = start_from_data(jax.tree.map(lambda x: x[0], variables), recordings, encoder=encoder)
     first = jax.tree.map(lambda x: x[0], variables)
+    like = start_from_data(first, recordings, encoder=encoder)
     # What the data set is the same for every model; the rest keeps its own random start.
     variables = jax.tree.map(
         lambda all_models, from_data, random: (
-            all_models if from_data is random else jnp.broadcast_to(from_data, all_models.shape)
+            all_models if np.array_equal(from_data, random) else jnp.broadcast_to(from_data, all_models.shape)
         ),
         variables,
         like,
@@ -137,6 +131,13 @@ def initial_state(
         copy(variables),
         jnp.full((num_models,), -jnp.inf, jnp.float32),
     )
+
+
+# Op by op, it would take several times as long.
+@partial(jax.jit, static_argnames=("encoder",))
+def _random_start(encoder, keys):
+    inputs = jnp.zeros((1, encoder.window_frames, *encoder.canvas, 5))
+    return jax.vmap(lambda key: encoder.init({"params": key, "dropout": key}, inputs))(keys)
 
 
 @partial(jax.jit, static_argnames=("encoder", "settings", "parallel"), donate_argnames=("state",))
@@ -295,6 +296,7 @@ def train(
     Raises:
       NeuroreconError: neurons or frame sizes that don't fit the encoder, or a loss that is not finite.
     """
+    check_settings(settings)
     _check(encoder, recordings)
     parallel = jax.default_backend() != "cpu" if parallel is None else parallel
     key = jax.random.key(seed)
@@ -348,6 +350,16 @@ def _neuron_weights(recording: PreparedRecording, balanced: bool) -> np.ndarray:
     means = response_means(recording)
     # A near-silent neuron must not outweigh the rest of the population.
     return (1.0 / np.maximum(means, 0.1 * np.median(means))).astype(np.float32)
+
+
+def check_settings(settings: TrainingSettings) -> None:
+    """Raises NeuroreconError where a number is out of its range."""
+    for name, low in (("num_steps", 1), ("batch_size", 1), ("validation_every", 1), ("validation_trials", 1)):
+        if getattr(settings, name) < low:
+            raise NeuroreconError(f"training.{name}: expected at least {low}, found {getattr(settings, name)}")
+    for name in ("ema_decay", "cutmix_probability"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise NeuroreconError(f"training.{name}: expected 0 to 1, found {getattr(settings, name)}")
 
 
 def _check(encoder: Encoder, recordings: Sequence[PreparedRecording]) -> None:
