@@ -106,7 +106,10 @@ def _trials(recording: Any, config: ml_collections.ConfigDict) -> list[str]:
         if trial_id not in known:
             raise NeuroreconError(f"--config.trials: {recording.name} has no trial {trial_id!r}")
     ids = ids or recording.trial_ids(config.tier)
-    return ids[: config.max_clips] if config.max_clips > 0 else ids
+    ids = ids[: config.max_clips] if config.max_clips > 0 else ids
+    for trial_id in ids:
+        recording.target(trial_id)  # a damaged trial is better found now than after hours
+    return ids
 
 
 def _descents(

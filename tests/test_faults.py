@@ -325,12 +325,13 @@ def test_disk_that_fills_up_while_a_movie_is_written(finished, source, encoders,
     old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
-        refused(reconstruct_recordings, config, tmp_path, f"{ORACLE[0]}.npz", "could not be written")
+        refused(reconstruct_recordings, config, tmp_path, "validation", ".npz", "could not be written")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
-    assert not list((tmp_path / "reconstructions").rglob("*.npz"))
-    assert not list((tmp_path / "reconstructions").rglob(".*"))
+    for folder in ("validation", "reconstructions"):
+        assert not list((tmp_path / folder).rglob("*.npz"))
+        assert not list((tmp_path / folder).rglob(".*"))
     reconstruct_recordings(config, str(tmp_path))  # with space again, it goes on
     for trial_id in ORACLE:
         np.testing.assert_array_equal(movie(tmp_path, trial_id), movie(finished, trial_id))
