@@ -2,7 +2,7 @@
 
     make demo        (or: python -m experiments.demo --workdir runs/demo)
 
-Needs no download and no GPU; about eight minutes on two cores. Killed and called again, it goes on where it was.
+Needs no download and no GPU; about ten minutes on two free cores. Killed and called again, it goes on where it was.
 """
 
 import time
