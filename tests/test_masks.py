@@ -24,43 +24,136 @@ def toy_trials(num_trials=3, num_frames=30, seed=0):
     return stimuli, behaviours, responses
 
 
-@needs_shared("reference/alpha_mask_training.npz")
-def test_training_as_published():
-    encoder, variables = load_published(SHARED / "reference/dwiseneuro_tiny.pth")
+@pytest.fixture(scope="module")
+def reference():
     with np.load(SHARED / "reference/alpha_mask_training.npz") as stored:
-        reference = dict(stored)
-    trials = [
+        return dict(stored)
+
+
+def published_trials(reference):
+    """For each trial (stimulus, behaviour, responses), float32."""
+    return [
         (
-            reference[f"trial{k}_video"].transpose(2, 0, 1),
+            reference[f"trial{k}_video"].transpose(2, 0, 1).astype(np.float32),
             np.concatenate([reference[f"trial{k}_behavior"], reference[f"trial{k}_pupil_center"]]).T,
             reference[f"trial{k}_responses"].T,
         )
         for k in range(3)
     ]
 
-    def near(found, expected, tolerance):
-        assert found.shape == expected.shape
-        assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
-    for name, losses, trained in (("a", 2e-6, 8e-5), ("b", 4e-6, 4e-6)):
-        start = reference[f"initial_mask_{name}"].reshape(-1, 64, 64)
-        result = masks.alpha_training(
-            encoder,
-            variables,
-            *zip(*trials),
-            key=KEY,
-            pairs=reference["pairs"],
-            initial=start if len(start) > 1 else start[0],
-        )
-        near(result.losses, reference[f"losses_{name}"], losses)
-        near(result.gradient_norms, reference[f"gradnorms_{name}"], 2e-3)
-        near(result.steps, reference[f"masks_first_frame_{name}"], trained)
-        frames = reference[f"mask_final_all_frames_{name}"]
-        near(result.frames[: len(frames)], frames, trained)
-        np.testing.assert_array_equal(result.alpha, result.steps[-1])
-        gradients = np.diff(np.concatenate([start[:1], result.steps]), axis=0) / -10
-        near(gradients, reference[f"mask_grad_smoothed_{name}"], 2e-3)
-        np.testing.assert_array_equal(result.steps[2], result.steps[1])  # a trial before itself
+def near(found, expected, tolerance):
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+# Of losses, gradient norms, masks and smoothed gradients: ten times the distance between the published code's float32
+# and float64 runs (README 12) for our float32; that distance itself (with its two digits' rounding) for our float64.
+FLOAT32 = {"a": (2e-6, 2e-3, 8e-5, 2e-3), "b": (4e-6, 2e-3, 4e-6, 2e-3)}
+FLOAT64 = {"a": (1.8e-7, 1.3e-4, 7.4e-6, 1.5e-4), "b": (3.9e-7, 1.6e-4, 3.6e-7, 1.6e-4)}
+
+
+@needs_shared("reference/alpha_mask_training.npz")
+@pytest.mark.parametrize("bits", [32, 64])
+def test_training_as_published(reference, bits):
+    allowed = FLOAT32 if bits == 32 else {k: tuple(1.1 * x for x in v) for k, v in FLOAT64.items()}
+    with jax.enable_x64(bits == 64):
+        encoder, variables = load_published(SHARED / "reference/dwiseneuro_tiny.pth")
+        dtype = np.dtype(f"float{bits}")
+        variables = jax.tree.map(lambda x: jnp.asarray(x, dtype) if x.dtype.kind == "f" else x, variables)
+        for name, (losses, norms, trained, smoothed) in allowed.items():
+            start = reference[f"initial_mask_{name}"].reshape(-1, 64, 64)
+            result = masks.alpha_training(
+                encoder,
+                variables,
+                *zip(*published_trials(reference)),
+                key=KEY,
+                readout=int(reference["mouse_index"]),
+                pairs=reference["pairs"],
+                initial=start if len(start) > 1 else start[0],
+            )
+            assert result.alpha.dtype == dtype
+            near(result.losses, reference[f"losses_{name}"], losses)
+            near(result.gradient_norms, reference[f"gradnorms_{name}"], norms)
+            near(result.steps, reference[f"masks_first_frame_{name}"], trained)
+            frames = reference[f"mask_final_all_frames_{name}"]
+            near(result.frames[: len(frames)], frames, trained)
+            np.testing.assert_array_equal(result.alpha, result.steps[-1])
+            gradients = np.diff(np.concatenate([start[:1], result.steps]), axis=0) / -10
+            near(gradients, reference[f"mask_grad_smoothed_{name}"], smoothed)
+            np.testing.assert_array_equal(result.steps[2], result.steps[1])  # a trial before itself
+
+
+@needs_shared("reference/alpha_mask_training.npz")
+def test_gradient_before_the_blur_and_its_kernel(reference):
+    encoder, variables = load_published(SHARED / "reference/dwiseneuro_tiny.pth")
+    window = slice(masks.MASK_SKIP, masks.MASK_SKIP + 32)
+    trials = [[series[window] for series in one] for one in published_trials(reference)]
+    gradient = jax.jit(lambda *arrays: masks.mask_gradient((encoder, 0), variables, *arrays)[0])
+    for name in ("a", "b"):
+        start = np.broadcast_to(reference[f"initial_mask_{name}"].reshape(-1, 64, 64), (32, 64, 64))
+        first = reference[f"masks_first_frame_{name}"]
+        for step, (one, other) in enumerate(reference["pairs"]):
+            # All frames move alike: each is its start plus what the first has moved.
+            mask = start + (first[step - 1] - start[0] if step else 0)
+            found = gradient(jnp.asarray(mask, jnp.float32), *trials[one], trials[other][0])
+            expected = reference[f"mask_grad_mean_{name}"][step]
+            scale = np.abs(reference[f"mask_grad_mean_{name}"]).max()
+            assert np.abs(np.asarray(found) - expected).max() <= 2e-3 * scale
+    spike = np.zeros((31, 31))
+    spike[15, 15] = 1
+    with jax.enable_x64(True):
+        spread = np.asarray(masks.blur(jnp.asarray(spike)))
+    np.testing.assert_allclose(spread.sum(0)[8:23], reference["blur_kernel_1d"], atol=1e-12)
+
+
+@needs_shared("reference/alpha_mask_training.npz")
+def test_responses_to_the_blended_movie(reference):
+    encoder, variables = load_published(SHARED / "reference/dwiseneuro_tiny.pth")
+    trials = published_trials(reference)
+    (one, behaviour, _), (other, _, _) = (trials[k] for k in reference["pairs"][0])
+    frames = masks.MASK_SKIP + np.arange(32).reshape(16, 2).T  # two stacks, of even and odd frames
+    shown = [np.pad(movie, ((0, 0), (14, 14), (0, 0)))[frames] for movie in (one, other)]
+    for name, tolerance in (("a", 2e-5), ("b", 8e-6)):
+        alpha = np.clip(reference[f"initial_mask_{name}"].reshape(-1, 64, 64), 0, 1)
+        alpha = np.broadcast_to(alpha, (32, 64, 64))[frames - masks.MASK_SKIP]
+        movie = shown[0] * alpha + shown[1] * (1 - alpha)
+        found = jax.jit(encoder.apply)(variables, make_inputs(movie, behaviour[frames], encoder.canvas))
+        found = np.asarray(found).swapaxes(0, 1).reshape(32, -1).T
+        near(found, reference[f"responses_masked_step0_{name}"], tolerance)
+
+
+def test_named_masks_are_thresholds_of_the_unclipped_alpha():
+    alpha = np.array([[-0.2, 0.0, 0.49], [0.5, 0.99, 1.0], [1.3, 0.2, -0.01]], np.float32)
+    for variant, expected in (
+        ("published", [[0, 0, 0], [1, 1, 1], [1, 0, 0]]),
+        ("strict", [[0, 0, 0], [0, 0, 1], [1, 0, 0]]),
+        ("published_none", [[0, 1, 1], [1, 1, 1], [1, 1, 0]]),
+    ):
+        np.testing.assert_array_equal(masks.update_mask(alpha, variant), np.array(expected, bool))
+    np.testing.assert_array_equal(masks.update_mask(alpha), masks.update_mask(alpha, "published"))
+    np.testing.assert_array_equal(masks.evaluation_mask(alpha), masks.update_mask(alpha, "strict"))
+    # On the screen, which lies in the middle of the canvas.
+    np.testing.assert_array_equal(masks.evaluation_mask(alpha, (1, 3)), [[False, False, True]])
+    for match, call in (
+        ("variant: expected one of published", lambda: masks.update_mask(alpha, "loose")),
+        ("alpha: expected finite", lambda: masks.update_mask(alpha[0])),
+        ("alpha: expected finite", lambda: masks.update_mask(alpha > 0)),
+        ("alpha: expected finite", lambda: masks.evaluation_mask(alpha * np.nan)),
+        ("alpha: expected at least the screen", lambda: masks.evaluation_mask(alpha, (4, 3))),
+        ("threshold: expected at most", lambda: masks.update_mask(alpha - 2)),
+        ("threshold: expected at most", lambda: masks.evaluation_mask(alpha.T[:, ::-1], (1, 1))),
+    ):
+        with pytest.raises(NeuroreconError, match=match) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@needs_shared("reference/bauer_reconstruction.npz")
+def test_named_masks_have_the_published_sizes():
+    with np.load(SHARED / "reference/bauer_reconstruction.npz") as stored:
+        alpha = stored["mask"]
+    assert masks.update_mask(alpha).sum() == 484 and masks.update_mask(alpha, "strict").sum() == 100
 
 
 def test_blur_is_a_gaussian_mirrored_at_the_borders():

@@ -10,13 +10,15 @@ import numpy as np
 from jax import lax
 from scipy.ndimage import gaussian_filter
 
-from neurorecon.encoders.canvas import make_inputs, place_on_canvas
+from neurorecon.encoders.canvas import crop_from_canvas, make_inputs, place_on_canvas
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction.checks import check_encoders, check_key
 
 MASK_START = 0.05  # the transparency starts uniform in 0..0.05
 MASK_SKIP = 50  # first frame that the published training shows
 BLUR_SIGMA, BLUR_RADIUS = 5.0, 7
+UPDATE_THRESHOLDS = {"published": 0.5, "strict": 1.0, "published_none": 0.0}  # on the unclipped alpha
+EVALUATION_THRESHOLD = 1.0
 
 
 class AlphaTraining(NamedTuple):
@@ -24,7 +26,7 @@ class AlphaTraining(NamedTuple):
 
     Attributes:
       alpha: (height, width) of the canvas, the mask of the window's first frame, which is what is published; not
-        clipped to 0..1. The update mask is alpha >= 0.5, the evaluation mask alpha >= 1.
+        clipped to 0..1. See `update_mask` and `evaluation_mask`.
       frames: (time, height, width) the mask of every frame; they differ in their random starts alone.
       losses: (step,) mean squared error of the responses.
       gradient_norms: (step,) L2 norm over movie, mask and behaviour channels.
@@ -257,6 +259,56 @@ def _squared_sensitivity(encoder, variables, stimulus, behaviour, readout, key):
     predicted, pull = jax.vjp(predict, stimulus)
     (gradient,) = pull(jax.random.rademacher(key, predicted.shape, predicted.dtype))
     return jnp.mean(gradient**2, axis=0) / predicted.size
+
+
+def update_mask(alpha: np.ndarray, variant: str = "published") -> np.ndarray:
+    """The pixels that a reconstruction may change, (height, width) bool, from a transparency mask as trained.
+
+    Args:
+      alpha: (height, width), not clipped; of the canvas, as published: rows of padding inside the mask are descended
+        with the screen's.
+      variant: "published": alpha >= 0.5; "strict": alpha >= 1, the published control in which only the pixels that are
+        scored change; "published_none": alpha >= 0, what the published control without a mask runs: since the trained
+        mask is not clipped, pixels that training pushed below 0 stay grey. To mask nothing at all, give
+        `reconstruct` no mask.
+
+    Raises:
+      NeuroreconError: an unknown variant, not a mask, or no pixel reaches the threshold.
+    """
+    if variant not in UPDATE_THRESHOLDS:
+        raise NeuroreconError(f"variant: expected one of {', '.join(UPDATE_THRESHOLDS)}, found {variant!r}")
+    return population_mask(_checked_alpha(alpha), UPDATE_THRESHOLDS[variant])
+
+
+def evaluation_mask(alpha: np.ndarray, screen: tuple[int, int] | None = None) -> np.ndarray:
+    """The pixels that are scored: alpha >= 1, as published.
+
+    Args:
+      alpha: (height, width) of the canvas or of the screen, not clipped.
+      screen: (height, width) to crop the mask to, since truth and reconstruction have no padding; None: as it is.
+
+    Returns:
+      (height, width) bool of the screen.
+
+    Raises:
+      NeuroreconError: not a mask, smaller than the screen, or no pixel of the screen reaches 1.
+    """
+    alpha = _checked_alpha(alpha)
+    if screen is not None:
+        if any(large < small for large, small in zip(alpha.shape, screen)):
+            raise NeuroreconError(f"alpha: expected at least the screen {tuple(screen)}, found {alpha.shape}")
+        alpha = crop_from_canvas(alpha, screen)
+    return population_mask(alpha, EVALUATION_THRESHOLD)
+
+
+def _checked_alpha(alpha: np.ndarray) -> np.ndarray:
+    alpha = np.asarray(alpha)
+    if alpha.ndim != 2 or alpha.dtype.kind != "f" or not np.isfinite(alpha).all():
+        raise NeuroreconError(
+            f"alpha: expected finite floating-point numbers (height, width), as trained, "
+            f"found {alpha.dtype} of shape {alpha.shape}"
+        )
+    return alpha
 
 
 def population_mask(sensitivity: np.ndarray, threshold: float) -> np.ndarray:
