@@ -1,5 +1,6 @@
-"""Recordings and encoders that a config names."""
+"""Recordings, encoders and clips that a config names."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from neurorecon.encoders import build_encoder, load_encoder, load_published
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import read_json
 from neurorecon.recordings import Recording, open_recording
+from neurorecon.training.folds import NUM_FOLDS, fold
+
+FOLD_TIERS = ("train", "oracle")  # those that get folds in the five published recordings
 
 
 class Ensemble(NamedTuple):
@@ -48,6 +52,88 @@ class Ensemble(NamedTuple):
         return fitting[0]
 
 
+def located(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with `recordings` found in the folder `data`, `encoders` in the folder `weights`, where it has them.
+
+    Raises:
+      NeuroreconError: an animal's folder is missing, there is another number of weights than `num_models`, or both ways
+        are used at once.
+    """
+    config = config.copy_and_resolve_references()  # ConfigDict(config) would share the nested parts
+    for folder, names in (("data", "recordings"), ("weights", "encoders")):
+        if config[folder] and config[names]:
+            raise NeuroreconError(f"--config.{folder}, --config.{names}: expected one of the two, found both")
+        if config[folder] and not Path(config[folder]).is_dir():
+            raise NeuroreconError(f"--config.{folder} {config[folder]}: expected a folder, found none there")
+    animals = listed(config.animals)
+    if animals and not config.data and not config.recordings:
+        raise NeuroreconError(f"--config.data: expected the folder that holds {animals[0]} and the others, found none")
+    if config.data:
+        if not animals:
+            raise NeuroreconError("--config.animals: expected the names of the folders in --config.data, found none")
+        for animal in animals:
+            if not (Path(config.data) / animal).is_dir():
+                raise NeuroreconError(f"--config.data {config.data}: expected the animal's folder {animal}, found none")
+        config.recordings = ",".join(str(Path(config.data) / animal) for animal in animals)
+    if config.weights:
+        files = sorted(str(path) for path in Path(config.weights).rglob("*.pth"))
+        if len(files) != config.num_models:
+            raise NeuroreconError(
+                f"--config.weights {config.weights}: expected {config.num_models} .pth files (--config.num_models), "
+                f"found {len(files)}"
+            )
+        config.encoders = ",".join(files)
+    return config
+
+
+@functools.lru_cache(maxsize=16)
+def _folds(recording: Recording) -> dict[str, int]:
+    tiers = [tier for tier in FOLD_TIERS if recording.tier_counts.get(tier)]
+    ids = sorted((i for tier in tiers for i in recording.trial_ids(tier)), key=int)
+    return {i: fold(recording.stimulus(i)) for i in ids}
+
+
+def fold_trials(recording: Recording, number: int) -> list[str]:
+    """Trials of one published perceptual-hash fold, in numerical order; every movie of the tiers is hashed, once.
+
+    Raises:
+      NeuroreconError: no such fold, or no trial is in it.
+    """
+    if not 0 <= number < NUM_FOLDS:
+        raise NeuroreconError(f"--config.fold: expected 0 to {NUM_FOLDS - 1}, found {number}")
+    ids = [i for i, found in _folds(recording).items() if found == number]
+    if not ids:
+        raise NeuroreconError(f"{recording.path}: no trial of the tiers {', '.join(FOLD_TIERS)} is in fold {number}")
+    return ids
+
+
+def fold_clips(config: ml_collections.ConfigDict, recording: Recording) -> list[str]:
+    """The trials that `config.fold_clips` chooses from the fold; all of it where the key is empty.
+
+    Raises:
+      NeuroreconError: the key can't be read, leaves the animal out, or asks for more than the fold holds.
+    """
+    ids = fold_trials(recording, config.fold)
+    if not config.fold_clips:
+        return ids
+    places: dict[str, list[int]] = {}
+    for entry in listed(config.fold_clips):
+        animal, colon, numbers = entry.partition(":")
+        try:
+            places[animal.strip()] = [int(n) for n in (numbers if colon else entry).split()]
+        except ValueError:
+            raise NeuroreconError(f"--config.fold_clips: expected 'ANIMAL: 0 1 2', found {entry!r}") from None
+    if not places.get(recording.name):
+        raise NeuroreconError(f"--config.fold_clips: expected places for {recording.name}, found none")
+    for place in places[recording.name]:
+        if not 0 <= place < len(ids):
+            raise NeuroreconError(
+                f"{recording.path}: place {place} in fold {config.fold} is asked for (--config.fold_clips), "
+                f"but the fold holds {len(ids)} trials"
+            )
+    return [ids[place] for place in places[recording.name]]
+
+
 def recordings_of(config: ml_collections.ConfigDict) -> list[Recording]:
     """Opens `config.recordings`.
 
@@ -74,7 +160,7 @@ def ensemble_of(paths: list[str]) -> Ensemble:
     members: list[tuple[Any, Any]] = []
     animals: list[str] | None = None
     for path in map(Path, paths):
-        if path.is_file():
+        if path.is_file() or path.suffix == ".pth":
             members.append(load_published(path))
             continue
         folder = path / "encoders" if (path / "encoders").is_dir() else path

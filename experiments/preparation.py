@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments.inputs import Ensemble
+from experiments.inputs import Ensemble, fold_trials
 from neurorecon import runs
 from neurorecon.encoders import predict_ensemble
 from neurorecon.encoders.canvas import crop_from_canvas
@@ -22,6 +22,7 @@ from neurorecon.files import save_npz
 from neurorecon.reconstruction import Recipe, default_recipe, losses, masks, priors, published_recipe
 from neurorecon.reconstruction.calibration import Calibration, fit_calibration
 from neurorecon.recordings import Recording, Trial
+from neurorecon.recordings.npy import load_numbers
 from neurorecon.training.trainer import split_trials
 
 MASK_TRIALS = 6  # training clips on which the encoders' sensitivity is measured
@@ -107,10 +108,19 @@ def prepare_animal(
     fit_ids, validation_ids = split_trials(
         recording, validation_tier=config.validation_tier, num_validation=config.training.validation_trials
     )
+    if config.fold >= 0:  # nothing may have seen the clips to reconstruct
+        unseen = set(fold_trials(recording, config.fold))
+        fit_ids, validation_ids = ([i for i in ids if i not in unseen] for ids in (fit_ids, validation_ids))
+        if not fit_ids or not validation_ids:
+            raise NeuroreconError(
+                f"{recording.name}: expected training and validation trials outside fold {config.fold}, "
+                f"found {len(fit_ids)} and {len(validation_ids)}; raise --config.training.validation_trials"
+            )
     print(f"{recording.name}: measures prior and masks, fits the linear decoder")
     fit = [recording.target(i) for i in fit_ids]
     validation = [recording.target(i) for i in validation_ids]
-    alpha = _alpha(config, folder, fit, ensemble, readout, recording.name)
+    shown = fit if config.mask.fold < 0 else [recording.target(i) for i in fold_trials(recording, config.mask.fold)]
+    alpha = _alpha(config, folder, shown, ensemble, readout, recording.name, index)
     screen_alpha = crop_from_canvas(alpha, recording.frame_shape)
     mask = screen_alpha >= (1.0 if config.mask.kind == "alpha" else config.mask.threshold)
     decoder = None
@@ -134,7 +144,7 @@ def prepare_animal(
         raise NeuroreconError(f"{recording.name}: the evaluation mask is empty; lower --config.mask.threshold")
     update = None
     if config.mask.kind != "none" and (config.mask.update or config.recipe == "published"):
-        update = alpha >= 0.5
+        update = alpha >= config.mask.update_threshold
     movies = [t.stimulus for t in fit]
     mean = float(np.mean([m.mean() for m in movies]))
     if from_decoder and decoder is not None:
@@ -149,12 +159,28 @@ def prepare_animal(
 
 
 def _alpha(
-    config: ml_collections.ConfigDict, folder: Path, fit: list[Trial], ensemble: Ensemble, readout: int, name: str
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    fit: list[Trial],
+    ensemble: Ensemble,
+    readout: int,
+    name: str,
+    index: int,
 ) -> np.ndarray:
     """(height, width) of the screen or canvas; kept in `folder`/masks/NAME.npz."""
     path = folder / "masks" / f"{name}.npz"
     if path.is_file():
         return runs.load_arrays(path)["alpha"]
+    if config.mask.files:
+        alpha = given_alpha(Path(config.mask.files), name, index)
+        encoder = ensemble.members[0][0]
+        if alpha.shape not in (tuple(encoder.screen), tuple(encoder.canvas)) or not np.isfinite(alpha).all():
+            raise NeuroreconError(
+                f"--config.mask.files {config.mask.files}: {name}: expected a finite mask of {tuple(encoder.screen)} "
+                f"or {tuple(encoder.canvas)}, found {alpha.shape}"
+            )
+        save_npz(path, alpha=alpha, kind=config.mask.kind)
+        return alpha
     if config.mask.kind == "none":
         alpha = np.ones(fit[0].stimulus.shape[1:], np.float32)
     elif config.mask.kind == "sensitivity":
@@ -180,6 +206,20 @@ def _alpha(
         raise NeuroreconError(f"--config.mask.kind: expected sensitivity, alpha or none, found {config.mask.kind!r}")
     save_npz(path, alpha=np.asarray(alpha), kind=config.mask.kind)
     return np.asarray(alpha)
+
+
+def given_alpha(folder: Path, name: str, index: int) -> np.ndarray:
+    """The mask of an animal in `config.mask.files`, (height, width) of the screen or canvas.
+
+    Raises:
+      NeuroreconError: there is none, or it can't be read.
+    """
+    own, published = folder / f"{name}.npz", folder / f"mask_m{index}.npy"
+    if own.is_file():
+        return runs.load_arrays(own)["alpha"]
+    if published.is_file():
+        return load_numbers(published)
+    raise NeuroreconError(f"--config.mask.files: expected {own} or {published.name} there, found neither")
 
 
 def _recipe(config: ml_collections.ConfigDict, prior: dict[str, Any], dispersion: Callable[[], np.ndarray]) -> Recipe:

@@ -20,12 +20,13 @@ from tqdm import tqdm
 
 from experiments import cli
 from experiments.evaluate import evaluate
-from experiments.inputs import Ensemble, ensemble_of, recordings_of
-from experiments.preparation import Animal, prepare_animal
+from experiments.inputs import Ensemble, ensemble_of, fold_clips, located, recordings_of
+from experiments.preparation import Animal, given_alpha, prepare_animal
 from experiments.report import report
 from experiments.train import train_encoders
 from neurorecon import runs
-from neurorecon.encoders import predict_trial
+from neurorecon.encoders import predict_ensemble, predict_trial
+from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import shuffled_neurons
 from neurorecon.files import save_npz
@@ -35,12 +36,15 @@ from neurorecon.reconstruction.calibration import Calibration
 # A run goes on only with the same of these; more clips can be asked for later.
 KEYS = (
     "recordings", "encoders", "seed", "recipe", "num_steps", "default_recipe", "published_recipe", "prior", "mask",
-    "validation_tier", "linear_decoder", "decodable_fraction", "calibration_clips",
+    "validation_tier", "linear_decoder", "decodable_fraction", "calibration_clips", "fold", "responses", "neurons",
+    "save_movies",
 )  # fmt: skip
 CONTROLS = ("grey", "shuffled_neurons", "linear_decoder", "ceiling")
 CHOICES = {
     "recipe": ("default", "published"),
     "mask.kind": ("sensitivity", "alpha", "none"),
+    "responses": ("recorded", "predicted"),
+    "neurons.ablation": ("exclude", "zero_target"),
     "prior.spectrum": ("measured", "natural", "flat"),
     "default_recipe.likelihood": ("quasi_poisson", "poisson"),
 }
@@ -56,8 +60,8 @@ class Descent(NamedTuple):
     num_models: int
 
 
-def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
-    """The whole job; returns what stands in metrics.json.
+def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str, *, films: bool = True) -> dict[str, Any]:
+    """The whole job, without the films and the page on demand; returns what stands in metrics.json.
 
     Raises:
       NeuroreconError: bad config, recordings or encoders, or a descent that is not finite.
@@ -67,11 +71,16 @@ def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str) -> d
         if control not in CONTROLS:
             raise NeuroreconError(f"--config.controls: expected some of {', '.join(CONTROLS)}, found {control!r}")
     _check_choices(config)
+    config = located(config)
     recordings = recordings_of(config)
     chosen = [_trials(r, config) for r in recordings]
-    folder = runs.claim(workdir, config.to_dict(), "reconstruct", KEYS)
+    if config.mask.files:
+        for index, recording in enumerate(recordings):
+            given_alpha(Path(config.mask.files), recording.name, index)
     paths = cli.listed(config.encoders)
-    ensemble = ensemble_of(paths) if paths else train_encoders(config, workdir)
+    given = ensemble_of(paths) if paths else None
+    folder = runs.claim(workdir, config.to_dict(), "reconstruct", KEYS)
+    ensemble = given or train_encoders(config, workdir)
     if "ceiling" in controls and len(ensemble.members) < 2:
         print("ceiling: left out, it takes two encoders (config.num_models)")
         controls.remove("ceiling")
@@ -85,7 +94,8 @@ def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str) -> d
         for animal, ids in zip(animals, chosen):
             animal.decode(folder, ids)
     metrics = evaluate(workdir)
-    report(workdir)
+    if films:
+        report(workdir)
     return metrics
 
 
@@ -97,6 +107,8 @@ def _check_choices(config: ml_collections.ConfigDict) -> None:
             found = found[part]
         if found not in choices:
             raise NeuroreconError(f"--config.{key}: expected one of {', '.join(choices)}, found {found!r}")
+    if not 0 < config.neurons.share <= 1:
+        raise NeuroreconError(f"--config.neurons.share: expected above 0, up to 1, found {config.neurons.share}")
 
 
 def _trials(recording: Any, config: ml_collections.ConfigDict) -> list[str]:
@@ -105,7 +117,8 @@ def _trials(recording: Any, config: ml_collections.ConfigDict) -> list[str]:
     for trial_id in ids:
         if trial_id not in known:
             raise NeuroreconError(f"--config.trials: {recording.name} has no trial {trial_id!r}")
-    ids = ids or recording.trial_ids(config.tier)
+    if not ids:
+        ids = fold_clips(config, recording) if config.fold >= 0 else recording.trial_ids(config.tier)
     ids = ids[: config.max_clips] if config.max_clips > 0 else ids
     for trial_id in ids:
         recording.target(trial_id)  # a damaged trial is better found now than after hours
@@ -153,7 +166,7 @@ def _run(config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, de
                 if calibration is not None:
                     movie = calibration.apply(movie, descent.animal.decoded(responses))
             seconds = time.monotonic() - started
-            _save(descent, movie, result, seconds)
+            _save(descent, movie, result, seconds, all_movies=config.save_movies)
             log.write(
                 {
                     "kind": descent.kind,
@@ -179,7 +192,21 @@ def _responses(config: ml_collections.ConfigDict, ensemble: Ensemble, descent: D
         # The true movie enters here alone: as the stimulus of the responses that stand in for the recorded ones.
         readout = descent.animal.readout
         return predict_trial(*ensemble.members[-1], trial.stimulus, trial.behaviour, readout=readout)
-    return trial.responses
+    if config.responses == "predicted" and descent.kind == "reconstruction":
+        # An experiment of its own (an upper bound), of which the work folder's config tells.
+        readout = descent.animal.readout
+        return predict_ensemble(ensemble.members, trial.stimulus, trial.behaviour, readout=readout)
+    # As the published code reads them; recorded responses are not negative as a rule.
+    return np.maximum(trial.responses, 0.0) if config.recipe == "published" else trial.responses
+
+
+def _neurons(config: ml_collections.ConfigDict, descent: Descent) -> np.ndarray | None:
+    """(neuron,) bool, those in use; None for all. The smaller of two shares is part of the larger one."""
+    if config.neurons.share >= 1:
+        return None
+    name = [*descent.animal.name.encode(), int(descent.trial_id)]
+    drawn = np.random.default_rng([config.neurons.seed, *name]).random(descent.animal.recording.num_neurons)
+    return drawn <= max(config.neurons.share, drawn.min())  # one at least
 
 
 def _descend(
@@ -211,7 +238,8 @@ def _descend(
         ensemble.members[: descent.num_models],
         responses,
         behaviour,
-        recipe=animal.recipe,
+        recipe=animal.recipe.replace(ablation=config.neurons.ablation),
+        neurons=_neurons(config, descent),
         key=jax.random.key(config.seed),
         baseline=animal.baseline(responses),
         update_mask=animal.update_mask,
@@ -226,7 +254,7 @@ def _descend(
     return result
 
 
-def _save(descent: Descent, movie: np.ndarray, result: Reconstruction, seconds: float) -> None:
+def _save(descent: Descent, movie: np.ndarray, result: Reconstruction, seconds: float, *, all_movies: bool) -> None:
     arrays: dict[str, Any] = {
         "movie": movie,
         "mask": descent.animal.mask,
@@ -235,6 +263,8 @@ def _save(descent: Descent, movie: np.ndarray, result: Reconstruction, seconds: 
         "encoder_windows": result.encoder_windows,
         "seconds": seconds,
     }
+    if all_movies:
+        arrays["movies"] = crop_from_canvas(result.movies, movie.shape[1:])
     traces = {f"trace_{k}": v for k, v in result.trace.items() if not k.startswith("window_")}
     save_npz(descent.path, **arrays, **traces)
 

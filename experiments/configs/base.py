@@ -12,6 +12,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.recordings = ""  # Sensorium trees
     config.encoders = ""  # work folders of trainings, encoder folders or published .pth files; empty: trains first
     config.seed = 0
+    # Or the folders of a data set and of its encoders, and what to take from them, in place of the two.
+    config.data = ""  # holds a Sensorium tree for each of `animals`
+    config.animals = ""
+    config.weights = ""  # holds `num_models` published .pth files, at any depth
 
     # Encoders.
     config.num_models = 2
@@ -54,7 +58,14 @@ def get_config() -> ml_collections.ConfigDict:
     # Reconstruction.
     config.tier = "oracle"
     config.trials = ""  # empty: every trial of the tier
+    config.fold = -1  # of the published perceptual-hash folds: takes its trials in place of a tier's; -1: none
+    config.fold_clips = ""  # places in the fold, "ANIMAL: 0 1 2, OTHER: 0 1 3"; empty: all
     config.max_clips = 0  # 0: no limit
+    config.responses = "recorded"  # or "predicted": the encoders' mean, from the true movie; an upper bound
+    config.neurons = ml_collections.ConfigDict()
+    config.neurons.share = 1.0  # each neuron is kept with this probability, drawn anew for each clip
+    config.neurons.seed = 0
+    config.neurons.ablation = "exclude"  # the others; or "zero_target": they stay, silent, as published
     config.recipe = "default"  # or "published"
     config.num_steps = 0  # 0: the recipe's
     config.default_recipe = ml_collections.ConfigDict()
@@ -73,12 +84,19 @@ def get_config() -> ml_collections.ConfigDict:
     config.mask = ml_collections.ConfigDict()
     config.mask.kind = "sensitivity"  # or "alpha" (published), or "none"
     config.mask.threshold = 0.5  # of the sensitivity's maximum; the published alpha mask is evaluated at 1
-    config.mask.update = False  # also keep the update inside the mask (the published recipe always does, at alpha 0.5)
+    config.mask.update = False  # also keep the update inside the mask (the published recipe always does)
+    config.mask.update_threshold = 0.5  # that of the update; published: 0.5, 0 (almost no mask) and 1 (strict)
     config.mask.num_steps = 1000  # of the alpha mask's training
+    config.mask.fold = -1  # whose trials train the alpha mask (published: 1); -1: the training trials
+    config.mask.files = (
+        ""  # folder of masks to take instead: ANIMAL.npz as written here, or mask_mINDEX.npy (published)
+    )
     config.calibration_clips = 8  # validation clips that calibrate the default recipe's movies; 0: none
     config.skip_frames = 30  # at the start of each clip, not scored
     config.window_chunk = 0  # windows at once through an encoder, to bound memory; 0: all
     config.steps_per_call = 20
+    config.save_movies = False  # also keep each encoder's own movie
+    config.variants = ""  # of experiments.bauer2026; empty: all
 
     # Controls.
     config.controls = "grey,shuffled_neurons,linear_decoder,ceiling"

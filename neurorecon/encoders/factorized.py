@@ -83,14 +83,40 @@ def _uniform(limit: float):
     return init
 
 
+def mean_pool(x: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Means over `size` x `size` pixels; (..., H, W, C) -> (..., ceil(H / size), ceil(W / size), C).
+
+    Returns:
+      The means, over the pixels that exist; and the centre of each row and each column of the result, in pixels of `x`.
+    """
+    height, width = x.shape[-3:-1]
+
+    def cells(length: int) -> tuple[jax.Array, jax.Array]:
+        number = -(-length // size)
+        inside = (jnp.arange(number * size) < length).reshape(number, size).astype(x.dtype)
+        count = inside.sum(1)
+        places = jnp.arange(number * size, dtype=x.dtype).reshape(number, size)
+        return (places * inside).sum(1) / count, count
+
+    (rows, in_rows), (columns, in_columns) = cells(height), cells(width)
+    if size == 1:
+        return x, rows, columns
+    pooled = space_to_depth(x, size)
+    pooled = pooled.reshape(*pooled.shape[:-1], size * size, x.shape[-1]).sum(-2)
+    return pooled / (in_rows[:, None] * in_columns)[..., None], rows, columns
+
+
 class GaussianReadout(nn.Module):
     """Feature maps (window, time, h, w, C) -> (window, time, neuron), a learned place and weights per neuron."""
 
     num_neurons: int
+    pool: int = 1
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
-        window, time, height, width, channels = features.shape
+        height, width = features.shape[2:4]
+        features, row_centres, column_centres = mean_pool(features, self.pool)
+        window, time, _, _, channels = features.shape
         dtype = features.dtype
         # Positions in units of the shorter half-axis, so that a Gaussian is round on the screen.
         position = self.param("position", _uniform(0.3), (self.num_neurons, 2)).astype(dtype)
@@ -98,10 +124,10 @@ class GaussianReadout(nn.Module):
         weights = self.param("weights", nn.initializers.normal(0.02), (self.num_neurons, channels)).astype(dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.num_neurons,)).astype(dtype)
         half = min(height, width) / 2
-        rows = (jnp.arange(height, dtype=dtype) - (height - 1) / 2) / half
-        columns = (jnp.arange(width, dtype=dtype) - (width - 1) / 2) / half
+        rows = (row_centres - (height - 1) / 2) / half
+        columns = (column_centres - (width - 1) / 2) / half
         # At least about half a feature pixel wide: narrower ones would lose their gradient between two pixels.
-        variance = jnp.exp(2 * jnp.clip(log_sigma, -4.0, 1.0))[:, None] + (0.5 / half) ** 2
+        variance = jnp.exp(2 * jnp.clip(log_sigma, -4.0, 1.0))[:, None] + (0.5 * self.pool / half) ** 2
         in_rows = jax.nn.softmax(-((rows - position[:, :1]) ** 2) / (2 * variance), axis=-1)
         in_columns = jax.nn.softmax(-((columns - position[:, 1:]) ** 2) / (2 * variance), axis=-1)
         # One dense matrix product: on every backend quicker than gathering, in the gradient above all.
@@ -120,6 +146,7 @@ class Factorized(nn.Module):
       warmup_frames: first frames of a window whose history is incomplete; training leaves them out.
       features, spatial_kernels, temporal_kernels: widths and kernel sizes of the core's layers.
       strides: of each layer in space.
+      readout_pool: feature pixels (side) averaged before the readout, which is most of the work with many neurons.
       stimulus_mean, stimulus_std, behaviour_mean, behaviour_std: statistics of the training trials.
     """
 
@@ -132,6 +159,7 @@ class Factorized(nn.Module):
     spatial_kernels: tuple[int, ...] = (5, 3)
     temporal_kernels: tuple[int, ...] = (7, 5)
     strides: tuple[int, ...] = (2, 2)
+    readout_pool: int = 1
     stimulus_mean: float = 127.5
     stimulus_std: float = 60.0
     behaviour_mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
@@ -182,7 +210,7 @@ class Factorized(nn.Module):
                 use_running_average=not train, momentum=0.95, epsilon=1e-5, dtype=x.dtype, name=f"norm{layer}"
             )(x)
             x = nn.elu(x)
-        readouts = [GaussianReadout(n, name=f"readout{i}") for i, n in enumerate(self.num_neurons)]
+        readouts = [GaussianReadout(n, self.readout_pool, name=f"readout{i}") for i, n in enumerate(self.num_neurons)]
         modulations = [BehaviourModulation(n, name=f"behaviour{i}") for i, n in enumerate(self.num_neurons)]
         if self.is_initializing():  # every readout needs its parameters, whichever animal comes first
             for look, modulate in zip(readouts, modulations):
