@@ -21,6 +21,7 @@ from neurorecon.evaluation.linear_decoder import LinearDecoder
 from neurorecon.files import save_npz
 from neurorecon.reconstruction import Recipe, default_recipe, losses, masks, priors, published_recipe
 from neurorecon.reconstruction.calibration import Calibration, fit_calibration
+from neurorecon.reconstruction.noise import ResponseNoise, fit_noise
 from neurorecon.recordings import Recording, Trial
 from neurorecon.recordings.npy import load_numbers
 from neurorecon.training.trainer import split_trials
@@ -152,7 +153,7 @@ def prepare_animal(
         movies = [t.stimulus - np.clip(decoder.predict(t.responses), 0.0, 255.0) for t in validation]
         mean = 0.0
     prior = prior_of(config, movies, mean)
-    recipe = _recipe(config, prior, lambda: _dispersion(ensemble, validation, readout, config.skip_frames))
+    recipe = _recipe(config, prior, lambda: _noise(ensemble, validation, readout, config.skip_frames))
     return Animal(
         recording.name, recording, readout, recipe, mask, update, decoder, from_decoder, validation, calibrating
     )
@@ -222,37 +223,39 @@ def given_alpha(folder: Path, name: str, index: int) -> np.ndarray:
     raise NeuroreconError(f"--config.mask.files: expected {own} or {published.name} there, found neither")
 
 
-def _recipe(config: ml_collections.ConfigDict, prior: dict[str, Any], dispersion: Callable[[], np.ndarray]) -> Recipe:
+def _recipe(config: ml_collections.ConfigDict, prior: dict[str, Any], noise: Callable[[], ResponseNoise]) -> Recipe:
     if config.recipe == "published":
         return published_recipe(**config.published_recipe.to_dict())
     if config.recipe != "default":
         raise NeuroreconError(f"--config.recipe: expected default or published, found {config.recipe!r}")
     changes = config.default_recipe.to_dict()
     likelihood, weight = changes.pop("likelihood"), changes.pop("likelihood_weight")
-    if likelihood == "quasi_poisson":
-        loss = losses.quasi_poisson(jnp.asarray(dispersion(), jnp.float32))
+    if likelihood == "autoregressive":
+        loss = losses.autoregressive(noise())
+    elif likelihood == "quasi_poisson":
+        loss = losses.quasi_poisson(jnp.asarray(noise().dispersion))
     elif likelihood == "poisson":
         loss = losses.poisson
     else:
         raise NeuroreconError(
-            f"--config.default_recipe.likelihood: expected quasi_poisson or poisson, found {likelihood!r}"
+            "--config.default_recipe.likelihood: expected autoregressive, quasi_poisson or poisson, "
+            f"found {likelihood!r}"
         )
     return default_recipe(**prior, losses={likelihood: (weight, loss)}, **changes)
 
 
-def _dispersion(ensemble: Ensemble, trials: list[Trial], readout: int, skip: int) -> np.ndarray:
-    """(neuron,) variance of the ensemble's residuals over the mean prediction, on trials that it was not fitted to."""
-    residuals, means = [], []
-    for trial in trials:
-        predicted = predict_ensemble(ensemble.members, trial.stimulus, trial.behaviour, readout=readout)
-        residuals.append((trial.responses - predicted)[skip:])
-        means.append(predicted[skip:])
-    variance = np.concatenate(residuals).var(0)
-    mean = np.concatenate(means).mean(0)
-    # A neuron that was silent in these few trials has no dispersion of its own: it takes the population's.
-    usable = (variance > 0) & (mean > 0)
-    typical = np.median(variance[usable] / mean[usable])
-    return np.where(usable, variance / np.maximum(mean, 1e-12), typical)
+def _noise(ensemble: Ensemble, trials: list[Trial], readout: int, skip: int) -> ResponseNoise:
+    """What the ensemble leaves unexplained of trials that it was not fitted to."""
+    steps = {encoder.frame_step for encoder, _ in ensemble.members}
+    if len(steps) > 1:
+        raise NeuroreconError(
+            f"--config.encoders: expected encoders of one frame step, found {sorted(steps)}; choose others, or "
+            "--config.default_recipe.likelihood=poisson"
+        )
+    predictions = [predict_ensemble(ensemble.members, t.stimulus, t.behaviour, readout=readout) for t in trials]
+    return fit_noise(
+        [p[skip:] for p in predictions], [t.responses[skip:] for t in trials], frame_step=steps.pop()
+    )
 
 
 def prior_of(config: ml_collections.ConfigDict, movies: list[np.ndarray], mean: float) -> dict[str, Any]:

@@ -100,6 +100,65 @@ def test_models_differ_and_start_from_the_data(animals, whole):
     assert not np.allclose(final[0], final[1])
 
 
+MUON = TrainingSettings(**{**vars(SETTINGS), "optimiser": "muon", "kernel_rate": 0.1})
+
+
+@pytest.fixture(scope="module")
+def with_muon(animals):
+    return run(animals, settings=MUON)
+
+
+def test_muon_moves_kernels_by_orthogonal_steps_and_adam_the_rest(animals, with_muon):
+    state, records = with_muon
+    assert np.mean([r["loss"] for r in records[-4:]]) < np.mean([r["loss"] for r in records[1:4]])
+    flat = TrainingSettings(**{**vars(MUON), "warmup_steps": 1})
+    start = initial_state(ENCODER, animals, flat, num_models=1, key=jax.random.key(0))
+    seen = [start.variables["params"]["temporal0"]["kernel"]]
+    seen = [np.array(seen[0][0])]
+    run(
+        animals, settings=flat, num_models=1, state=start,
+        watch=lambda s, _: seen.append(np.array(s.variables["params"]["temporal0"]["kernel"][0])),
+    )  # fmt: skip
+    # The first step moves nothing; the second moves by the peak rate times a near-orthogonal matrix.
+    np.testing.assert_array_equal(seen[0], seen[1])
+    values = np.linalg.svd((seen[2] - seen[1]).reshape(-1, 3) / flat.kernel_rate, compute_uv=False)
+    assert (values > 0.6).all() and (values < 1.3).all()
+
+
+def test_muon_resumes_bit_for_bit_and_in_parallel(animals, with_muon, tmp_path):
+    store = Checkpoints(tmp_path / "checkpoints")
+    short = TrainingSettings(**vars(MUON))
+
+    class Stop(Exception):
+        pass
+
+    def stop(state, record):
+        if record["step"] == 11:
+            store.save(11, state)
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(animals, settings=short, watch=stop)
+    like = initial_state(ENCODER, animals, MUON, num_models=2, key=jax.random.key(0))
+    resumed, _ = run(animals, settings=MUON, state=store.restore(like))
+    assert same(resumed, with_muon[0])
+    parallel, _ = run(animals, settings=MUON, parallel=True)
+    for a, b in zip(jax.tree.leaves(parallel.ema), jax.tree.leaves(with_muon[0].ema), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-3)
+
+
+def test_counts_keep_their_type_in_the_running_mean(animals):
+    encoder = DwiseNeuro(
+        num_neurons=(5,), canvas=(8, 8), screen=SHAPE, window_frames=4, core_features=(2,), spatial_strides=(2,),
+        temporal_kernel=3, expansion_ratio=1, se_reduce_ratio=1, cortex_features=(4,),
+    )  # fmt: skip
+    settings = TrainingSettings(**{**vars(SETTINGS), "num_steps": 1, "validation_every": 1})
+    start = initial_state(encoder, animals[:1], settings, num_models=1, key=jax.random.key(0))
+    types_before = [x.dtype for x in jax.tree.leaves(start.ema)]
+    state = train(encoder, animals[:1], settings, num_models=1, seed=0, state=start)
+    assert [x.dtype for x in jax.tree.leaves(state.ema)] == types_before
+
+
 def test_every_animals_readout_is_trained(animals, whole):
     start = initial_state(ENCODER, animals, SETTINGS, num_models=2, key=jax.random.key(0)).variables["params"]
     for index, neurons in enumerate((5, 3)):
@@ -227,7 +286,7 @@ def test_recordings_that_do_not_fit_are_one_line(animals):
 
 @pytest.mark.parametrize(
     "change",
-    [{"num_steps": 0}, {"batch_size": 0}, {"validation_every": 0}, {"ema_decay": 1.5}, {"cutmix_probability": -1.0}],
+    [{"num_steps": 0}, {"optimiser": "sgd"}, {"batch_size": 0}, {"validation_every": 0}, {"ema_decay": 1.5}, {"cutmix_probability": -1.0}],
 )
 def test_settings_out_of_range_are_one_line(animals, change):
     with pytest.raises(NeuroreconError, match=next(iter(change))):

@@ -24,10 +24,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.factorized.window_frames = 44
     config.factorized.frame_step = 3
     config.factorized.warmup_frames = 8
-    config.factorized.features = (24, 32)
-    config.factorized.spatial_kernels = (5, 3)
+    config.factorized.features = (32, 32)
+    config.factorized.spatial_kernels = (3, 3)
     config.factorized.temporal_kernels = (6, 4)
-    config.factorized.strides = (2, 1)
+    config.factorized.strides = (3, 1)
+    config.factorized.readout_pool = 1
     config.linear_nonlinear = ml_collections.ConfigDict()
     config.linear_nonlinear.window_frames = 64
     config.linear_nonlinear.rank = 2
@@ -44,7 +45,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.training = ml_collections.ConfigDict()
     config.training.num_steps = 2000
     config.training.batch_size = 6
-    config.training.learning_rate = 1e-2
+    config.training.optimiser = "muon"  # Muon for the kernels of convolutions, AdamW for the rest; or "adamw"
+    config.training.learning_rate = 0.06  # of AdamW
+    config.training.kernel_rate = 0.16  # of Muon
     config.training.warmup_steps = 30
     config.training.weight_decay = 0.01
     config.training.position_rate = 0.1
@@ -69,8 +72,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.recipe = "default"  # or "published"
     config.num_steps = 0  # 0: the recipe's
     config.default_recipe = ml_collections.ConfigDict()
-    config.default_recipe.likelihood = "quasi_poisson"  # dispersion of each neuron from validation trials; or "poisson"
-    config.default_recipe.likelihood_weight = 0.3
+    # "autoregressive" and "quasi_poisson" measure each neuron's noise on validation trials; or "poisson".
+    config.default_recipe.likelihood = "autoregressive"
+    config.default_recipe.likelihood_weight = 0.15
     config.default_recipe.learning_rate = 0.4
     config.default_recipe.num_steps = 40
     config.published_recipe = ml_collections.ConfigDict()
@@ -91,7 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.mask.files = (
         ""  # folder of masks to take instead: ANIMAL.npz as written here, or mask_mINDEX.npy (published)
     )
-    config.calibration_clips = 8  # validation clips that calibrate the default recipe's movies; 0: none
+    config.calibration_clips = 0  # so many validation clips calibrate the movie, together with the linear decoder's
     config.skip_frames = 30  # at the start of each clip, not scored
     config.window_chunk = 0  # windows at once through an encoder, to bound memory; 0: all
     config.steps_per_call = 20

@@ -10,8 +10,10 @@ from experiments.configs.base import get_config as base
 
 def get_config() -> ml_collections.ConfigDict:
     config = base()
-    config.num_models = 3
-    config.factorized.features = (16, 24)
-    config.training.num_steps = 300
-    config.training.validation_every = 100
+    # These settings were chosen on the animal of seed 101; the one that is reported was not looked at before.
+    config.seed = 1
+    config.simulation.num_neurons = 1000
+    config.num_models = 2
+    config.training.num_steps = 350
+    config.training.validation_every = 50
     return config

@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.linear_nonlinear.envelope = 2.0  # pixels of 4 x 4 checkers
     config.training.num_steps = 300
     config.training.batch_size = 8
+    config.training.optimiser = "adamw"
     config.training.learning_rate = 5e-3
     config.training.warmup_steps = 10
     config.training.ema_decay = 0.95
@@ -46,7 +47,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.prior.spectrum = "flat"  # white noise
     config.prior.std = 31.875  # 16 black or white checkers in a pixel: 127.5 / 4
     config.mask.kind = "none"
-    config.calibration_clips = 0  # white noise: every frequency alike
     config.skip_frames = 30  # the lead-in
     config.linear_decoder.num_lags = 16
     config.linear_decoder.lag_step = 1

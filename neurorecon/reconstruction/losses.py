@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from neurorecon.reconstruction.noise import ResponseNoise
+
 ResponseLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -42,6 +44,29 @@ def gaussian(residual_std: jax.Array) -> ResponseLoss:
 
     def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
         return 0.5 * ((prediction - target) / residual_std) ** 2
+
+    return loss
+
+
+def autoregressive(noise: ResponseNoise) -> ResponseLoss:
+    """Weighs residuals by how much news they are: variance in proportion to the mean, correlated over frames.
+
+    Generalised estimating equations (Liang & Zeger 1986): the gradient is J^T V^-1/2 R^-1 V^-1/2 (p - y), with
+    V = dispersion * (p + floor) and R the correlation over time that `noise` describes. V is held fixed in the gradient,
+    as in every quasi-likelihood. Frames must be those `noise` was fitted for, in order.
+    """
+    order = noise.predictors.shape[1]
+
+    def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
+        variance = noise.dispersion * (jax.lax.stop_gradient(prediction) + noise.floor)
+        residual = (prediction - target) / jnp.sqrt(variance)
+        known = jnp.minimum(jnp.arange(residual.shape[-2]), order)  # residuals before each frame
+        news = residual
+        for lag in range(1, order + 1):
+            before = jnp.roll(residual, lag, axis=-2)
+            # Rows of `predictors` hold zeros where there is nothing before, so what rolls around doesn't count.
+            news = news - jnp.asarray(noise.predictors)[known, lag - 1] * before
+        return 0.5 * (news / jnp.asarray(noise.innovation_std)[known]) ** 2
 
     return loss
 

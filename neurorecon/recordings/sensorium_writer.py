@@ -192,13 +192,18 @@ def _write_meta(
         )
     for part in ("trials", "neurons"):
         (folder / "meta" / part).mkdir(parents=True)
-    np.save(folder / "meta" / "trials" / "tiers.npy", np.array(tiers, dtype=np.str_), allow_pickle=False)
+    np.save(folder / "meta" / "trials" / "tiers.npy", _tier_array(tiers), allow_pickle=False)
     np.save(folder / "meta" / "neurons" / "unit_ids.npy", units, allow_pickle=False)
     np.save(
         folder / "meta" / "neurons" / "cell_motor_coordinates.npy",
         places.astype(np.float32),
         allow_pickle=False,
     )
+
+
+def _tier_array(tiers: list[str]) -> np.ndarray:
+    # Wide enough for what other readers write into it: the published one puts "fold_0" in the place of "train".
+    return np.array(tiers, dtype=f"<U{max(16, *map(len, tiers))}")
 
 
 def _write_statistics(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from neurorecon.encoders.canvas import make_inputs
 from neurorecon.encoders.prediction import predict_trial
@@ -17,7 +18,7 @@ from neurorecon.evaluation.response_metrics import single_trial_correlation
 from neurorecon.recordings import Recording
 from neurorecon.recordings.prepared import PreparedRecording
 from neurorecon.training.initialise import response_means, start_from_data
-from neurorecon.training.objective import cutmix, poisson_loss
+from neurorecon.training.objective import cutmix, moving_average, poisson_loss
 from neurorecon.training.schedule import warmup_cosine
 
 Encoder = Any
@@ -30,7 +31,9 @@ class TrainingSettings:
     Attributes:
       num_steps: updates of each model.
       batch_size: windows of each animal in a step.
-      learning_rate: peak of the schedule; `warmup_steps` up to it, then a cosine to 1 %.
+      optimiser: "adamw", or "muon": Muon (Jordan et al. 2024) for the kernels of convolutions, AdamW for the rest.
+      learning_rate: peak of AdamW's schedule; `warmup_steps` up to it, then a cosine to 1 %.
+      kernel_rate: peak of Muon's, which runs alongside; not used by "adamw".
       weight_decay: of AdamW, on kernels and readout weights (not on biases, norms, positions and scales).
       position_rate: learning rate of the readout positions, as a share of the others'.
       ema_decay: of the running mean of weights and statistics, which is what is saved; warms up as (1 + k) / (10 + k).
@@ -42,7 +45,9 @@ class TrainingSettings:
 
     num_steps: int = 600
     batch_size: int = 8
+    optimiser: str = "adamw"
     learning_rate: float = 5e-3
+    kernel_rate: float = 0.16
     warmup_steps: int = 30
     weight_decay: float = 0.01
     position_rate: float = 0.1
@@ -59,7 +64,7 @@ class TrainState(NamedTuple):
     Attributes:
       step: () updates made.
       variables: what is descended, {"params": ..., "batch_stats": ...}.
-      optimiser: state of AdamW.
+      optimiser: its state.
       ema: running mean of `variables`.
       best: the `ema` that did best on the validation trials so far.
       best_score: (model,) its single-trial correlation.
@@ -74,7 +79,8 @@ class TrainState(NamedTuple):
 
 
 def _optimiser(settings: TrainingSettings) -> optax.GradientTransformation:
-    schedule = warmup_cosine(settings.learning_rate, warmup_steps=settings.warmup_steps, num_steps=settings.num_steps)
+    def schedule(peak: float) -> optax.Schedule:
+        return warmup_cosine(peak, warmup_steps=settings.warmup_steps, num_steps=settings.num_steps)
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(
@@ -88,11 +94,31 @@ def _optimiser(settings: TrainingSettings) -> optax.GradientTransformation:
             lambda path, u: u * settings.position_rate if _name(path) == "position" else u, updates
         )
 
+    with_muon = settings.optimiser == "muon"
+    descent = optax.adamw(
+        schedule(settings.learning_rate), weight_decay=settings.weight_decay, mask=decayed, nesterov=with_muon
+    )
+    if with_muon:
+        muon = optax.contrib.scale_by_muon(weight_dimension_numbers=_as_matrices)
+        kernels = optax.chain(muon, optax.scale_by_learning_rate(schedule(settings.kernel_rate)))
+        descent = optax.partition({True: kernels, False: descent}, _convolutions)
     return optax.chain(
         optax.clip_by_global_norm(1e4),  # against a single burst, far above the usual norm
-        optax.adamw(schedule, weight_decay=settings.weight_decay, mask=decayed),
+        descent,
         optax.stateless(slowed),
     )
+
+
+def _convolutions(params: Any) -> Any:
+    """True for kernels (taps ..., channel, feature) that mix channels."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: _name(path) == "kernel" and x.ndim > 2 and min(x.shape[-2:]) > 1, params
+    )
+
+
+def _as_matrices(params: Any) -> Any:
+    """A kernel is to Muon the matrix from all taps and channels to features."""
+    return jax.tree.map(lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1), params)
 
 
 def _name(path: tuple) -> str:
@@ -184,7 +210,7 @@ def train_step(encoder, settings: TrainingSettings, parallel: bool, state: Train
         if "batch_stats" in variables:
             new["batch_stats"] = statistics
         decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        ema = jax.tree.map(lambda e, x: decay * e + (1 - decay) * x, ema, new)
+        ema = moving_average(ema, new, decay)
         return new, optimiser, ema, loss
 
     num_models = state.best_score.shape[0]
@@ -354,6 +380,8 @@ def _neuron_weights(recording: PreparedRecording, balanced: bool) -> np.ndarray:
 
 def check_settings(settings: TrainingSettings) -> None:
     """Raises NeuroreconError where a number is out of its range."""
+    if settings.optimiser not in ("adamw", "muon"):
+        raise NeuroreconError(f"training.optimiser: expected adamw or muon, found {settings.optimiser!r}")
     for name, low in (("num_steps", 1), ("batch_size", 1), ("validation_every", 1), ("validation_trials", 1)):
         if getattr(settings, name) < low:
             raise NeuroreconError(f"training.{name}: expected at least {low}, found {getattr(settings, name)}")
