@@ -46,7 +46,7 @@ CHOICES = {
     "responses": ("recorded", "predicted"),
     "neurons.ablation": ("exclude", "zero_target"),
     "prior.spectrum": ("measured", "natural", "flat"),
-    "default_recipe.likelihood": ("quasi_poisson", "poisson"),
+    "default_recipe.likelihood": ("autoregressive", "quasi_poisson", "poisson"),
 }
 
 
