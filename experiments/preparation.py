@@ -144,7 +144,7 @@ def prepare_animal(
     if not mask.any():
         raise NeuroreconError(f"{recording.name}: the evaluation mask is empty; lower --config.mask.threshold")
     update = None
-    if config.mask.kind != "none" and (config.mask.update or config.recipe == "published"):
+    if config.mask.kind != "none" and (config.mask.restrict or config.recipe == "published"):
         update = alpha >= config.mask.update_threshold
     movies = [t.stimulus for t in fit]
     mean = float(np.mean([m.mean() for m in movies]))

@@ -140,3 +140,15 @@ def test_every_config_is_a_config():
         if path.stem != "__init__":
             full = cli.checked(importlib.import_module(f"experiments.configs.{path.stem}").get_config())
             assert np.isfinite(full.training.learning_rate)
+
+
+def test_no_key_hides_behind_a_method_of_configdict():
+    """`config.update` is the method, whatever the config says: such a switch would always be on."""
+
+    def names(config):
+        for key, value in config.items():
+            yield key
+            if isinstance(value, ml_collections.ConfigDict):
+                yield from names(value)
+
+    assert not set(names(get_config())) & set(dir(ml_collections.ConfigDict))

@@ -118,6 +118,25 @@ def test_scores_as_in_the_contract(run):
     assert {"jax", "numpy", "neurorecon", "device"} <= metrics["versions"].keys()
 
 
+def test_responses_move_every_pixel_unless_they_are_kept_inside_the_mask(run, monkeypatch, tmp_path):
+    masks = []
+
+    def watched(*args, **kwargs):
+        masks.append(kwargs["update_mask"])
+        return descend(*args, **kwargs)
+
+    descend = experiments.reconstruct.reconstruct
+    monkeypatch.setattr(experiments.reconstruct, "reconstruct", watched)
+    config = run.config.copy_and_resolve_references()
+    config.encoders, config.max_clips, config.controls, config.num_steps = str(run.folder), 1, "", 1
+    reconstruct_recordings(config, str(tmp_path / "everywhere"), films=False)
+    config.mask.restrict = True
+    reconstruct_recordings(config, str(tmp_path / "inside"), films=False)
+    everywhere, inside = masks
+    assert everywhere is None
+    assert inside.shape == SHAPE and inside.any() and not inside.all()
+
+
 def test_controls_differ_from_the_reconstruction(run):
     for kind in ("shuffled_neurons", "linear_decoder", "ceiling"):
         with np.load(run.folder / f"controls/{kind}/mouse1/{ORACLE[0]}.npz") as stored:

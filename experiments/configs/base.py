@@ -88,7 +88,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.mask = ml_collections.ConfigDict()
     config.mask.kind = "sensitivity"  # or "alpha" (published), or "none"
     config.mask.threshold = 0.3  # of the sensitivity's maximum; the published alpha mask is evaluated at 1
-    config.mask.update = False  # also keep the update inside the mask (the published recipe always does)
+    config.mask.restrict = False  # also keep the update inside the mask (the published recipe always does)
     config.mask.update_threshold = 0.5  # that of the update; published: 0.5, 0 (almost no mask) and 1 (strict)
     config.mask.num_steps = 1000  # of the alpha mask's training
     config.mask.fold = -1  # whose trials train the alpha mask (published: 1); -1: the training trials
