@@ -253,9 +253,7 @@ def _noise(ensemble: Ensemble, trials: list[Trial], readout: int, skip: int) -> 
             "--config.default_recipe.likelihood=poisson"
         )
     predictions = [predict_ensemble(ensemble.members, t.stimulus, t.behaviour, readout=readout) for t in trials]
-    return fit_noise(
-        [p[skip:] for p in predictions], [t.responses[skip:] for t in trials], frame_step=steps.pop()
-    )
+    return fit_noise([p[skip:] for p in predictions], [t.responses[skip:] for t in trials], frame_step=steps.pop())
 
 
 def prior_of(config: ml_collections.ConfigDict, movies: list[np.ndarray], mean: float) -> dict[str, Any]:

@@ -66,15 +66,17 @@ def report(workdir: str) -> Path:
             write_tiff(name.with_suffix(".tiff"), clip.movie, clip.frame_rate)
         if len(shown) < FILMS:
             shown.append(clip)
-    best = max(shown, key=lambda c: float(scores[c.animal, c.trial]["movie_correlation"]))
+    # One of the middle, neither the best nor the worst.
+    by_score = sorted(shown, key=lambda c: float(scores[c.animal, c.trial]["movie_correlation"]))
+    typical = by_score[len(by_score) // 2]
     film_strip(
-        best.truth,
-        best.movie,
-        best.mask,
+        typical.truth,
+        typical.movie,
+        typical.mask,
         folder / "film_strip.png",
-        frames=spread_frames(len(best.truth), 8, config.skip_frames),
-        frame_rate=best.frame_rate,
-        linear_decoder=best.linear_decoder,
+        frames=spread_frames(len(typical.truth), 8, config.skip_frames),
+        frame_rate=typical.frame_rate,
+        linear_decoder=typical.linear_decoder,
     )
     return write_report(folder, shown, metrics, config.to_dict())
 

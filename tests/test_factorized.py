@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neurorecon.encoders import Factorized
-from neurorecon.encoders.factorized import GaussianReadout, space_to_depth
+from neurorecon.encoders.factorized import GaussianReadout, mean_pool, space_to_depth
 from neurorecon.errors import NeuroreconError
 from tests.tiny_run import random_variables
 
@@ -176,3 +176,33 @@ def test_layers_of_unequal_number_are_an_error():
     encoder = ENCODER.clone(features=(3, 4, 5))
     with pytest.raises(NeuroreconError, match="one value for each layer"):
         jax.eval_shape(encoder.init, jax.random.key(0), inputs(windows=1))
+
+
+def test_mean_pool_is_the_mean_of_the_pixels_that_exist_and_knows_its_centres():
+    x = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
+    pooled, rows, columns = mean_pool(jnp.asarray(x), 2)
+    assert pooled.shape == (2, 3, 4, 3)
+    np.testing.assert_allclose(pooled[:, 1, 2], x[:, 2:4, 4:6].mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(pooled[:, 2, 3], x[:, 4, 6], rtol=1e-5)
+    np.testing.assert_allclose(rows, [0.5, 2.5, 4.0])
+    np.testing.assert_allclose(columns, [0.5, 2.5, 4.5, 6.0])
+    same, rows, columns = mean_pool(jnp.asarray(x), 1)
+    np.testing.assert_array_equal(same, x)
+    np.testing.assert_array_equal(rows, range(5))
+
+
+def test_pooled_readout_looks_at_the_same_place():
+    """A blob in the features moves the neuron most that looks where the blob is, pooled or not."""
+    half = 6.0
+    places = np.array([[-0.5, -0.5], [0.5, 0.8]], np.float32)
+    features = np.zeros((1, 1, 12, 18, 1), np.float32)
+    features[0, 0, 7:10, 11:14] = 1.0  # around row 8 = 5.5 + 0.5 * 6, column 12 to 13 = 8.5 + 0.8 * 6 = 13.3
+    answers = []
+    for pool in (1, 2):
+        readout = GaussianReadout(2, pool)
+        variables = readout.init(jax.random.key(0), jnp.asarray(features))
+        params = {**variables["params"], "position": jnp.asarray(places), "weights": jnp.ones((2, 1))}
+        params["log_sigma"] = jnp.full((2,), np.log(2.5 / half))
+        answers.append(np.asarray(readout.apply({"params": params}, jnp.asarray(features)))[0, 0])
+    assert all(a[1] > 20 * a[0] for a in answers)
+    np.testing.assert_allclose(answers[0][1], answers[1][1], rtol=0.2)

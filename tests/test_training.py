@@ -109,7 +109,7 @@ def with_muon(animals):
 
 
 def test_muon_moves_kernels_by_orthogonal_steps_and_adam_the_rest(animals, with_muon):
-    state, records = with_muon
+    _, records = with_muon
     assert np.mean([r["loss"] for r in records[-4:]]) < np.mean([r["loss"] for r in records[1:4]])
     flat = TrainingSettings(**{**vars(MUON), "warmup_steps": 1})
     start = initial_state(ENCODER, animals, flat, num_models=1, key=jax.random.key(0))
@@ -286,7 +286,14 @@ def test_recordings_that_do_not_fit_are_one_line(animals):
 
 @pytest.mark.parametrize(
     "change",
-    [{"num_steps": 0}, {"optimiser": "sgd"}, {"batch_size": 0}, {"validation_every": 0}, {"ema_decay": 1.5}, {"cutmix_probability": -1.0}],
+    [
+        {"num_steps": 0},
+        {"optimiser": "sgd"},
+        {"batch_size": 0},
+        {"validation_every": 0},
+        {"ema_decay": 1.5},
+        {"cutmix_probability": -1.0},
+    ],
 )
 def test_settings_out_of_range_are_one_line(animals, change):
     with pytest.raises(NeuroreconError, match=next(iter(change))):

@@ -52,8 +52,8 @@ def autoregressive(noise: ResponseNoise) -> ResponseLoss:
     """Weighs residuals by how much news they are: variance in proportion to the mean, correlated over frames.
 
     Generalised estimating equations (Liang & Zeger 1986): the gradient is J^T V^-1/2 R^-1 V^-1/2 (p - y), with
-    V = dispersion * (p + floor) and R the correlation over time that `noise` describes. V is held fixed in the gradient,
-    as in every quasi-likelihood. Frames must be those `noise` was fitted for, in order.
+    V = dispersion * (p + floor) and R the correlation over time that `noise` describes. V is held fixed in the
+    gradient, as in every quasi-likelihood. Frames must be those `noise` was fitted for, in order.
     """
     order = noise.predictors.shape[1]
 
