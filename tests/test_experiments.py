@@ -129,6 +129,7 @@ def test_responses_move_every_pixel_unless_they_are_kept_inside_the_mask(run, mo
     monkeypatch.setattr(experiments.reconstruct, "reconstruct", watched)
     config = run.config.copy_and_resolve_references()
     config.encoders, config.max_clips, config.controls, config.num_steps = str(run.folder), 1, "", 1
+    config.calibration_clips = 0
     reconstruct_recordings(config, str(tmp_path / "everywhere"), films=False)
     config.mask.restrict = True
     reconstruct_recordings(config, str(tmp_path / "inside"), films=False)
