@@ -1,8 +1,10 @@
-"""Scores the reconstructions in a work folder beside their controls, again from what is there.
+"""Scores the reconstructions in a work folder beside their controls, again from what is there; or its encoders.
 
     python -m experiments.evaluate --workdir runs/mine
 
-Writes WORKDIR/metrics.json. Scores are over the evaluation mask and from frame config.skip_frames on.
+Writes WORKDIR/metrics.json: scores are over the evaluation mask and from frame config.skip_frames on. Where encoders
+were trained in the folder, writes WORKDIR/encoder_metrics.json and encoder_metrics/ANIMAL.npz: their correlation with
+responses on the trials of config.tier, beside baselines.
 """
 
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from experiments import cli
+from experiments.evaluate_encoders import encoder_table, evaluate_encoders, is_training
 from experiments.inputs import recordings_of
 from neurorecon import runs
 from neurorecon.errors import NeuroreconError
@@ -80,7 +83,7 @@ def stored_config(workdir: str) -> ml_collections.ConfigDict:
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise NeuroreconError(
-            f"--workdir {workdir}: expected the work folder of a reconstruction, found no config.json"
+            f"--workdir {workdir}: expected the work folder of a reconstruction or training, found no config.json"
         )
     return cli.checked(ml_collections.ConfigDict(read_json(path)))
 
@@ -192,7 +195,12 @@ def table(metrics: dict[str, Any]) -> str:
 
 def main(config: None, workdir: str) -> None:
     del config  # it is in the work folder
-    print(table(evaluate(workdir)))
+    stored = stored_config(workdir)
+    trained = is_training(workdir)
+    if not trained or (Path(workdir) / "reconstructions").is_dir():
+        print(table(evaluate(workdir)))
+    if trained:
+        print(encoder_table(evaluate_encoders(workdir, stored)))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Animal:
       from_decoder: the prior's mean is the linear decoder's movie of the clip.
       validation: trials that neither encoders nor decoder were fitted to.
       calibration_clips: so many of them calibrate the movies; 0 for none.
+      noise: what the encoders leave unexplained of validation trials, where posterior samples are drawn; else None.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Animal:
     from_decoder: bool
     validation: list[Trial]
     calibration_clips: int
+    noise: ResponseNoise | None
 
     def decoded(self, responses: np.ndarray) -> np.ndarray:
         """The linear decoder's movie of responses (time, neuron), grey values 0..255."""
@@ -153,9 +155,19 @@ def prepare_animal(
         movies = [t.stimulus - np.clip(decoder.predict(t.responses), 0.0, 255.0) for t in validation]
         mean = 0.0
     prior = prior_of(config, movies, mean)
-    recipe = _recipe(config, prior, lambda: _noise(ensemble, validation, readout, config.skip_frames))
+    measured = functools.cache(lambda: _noise(ensemble, validation, readout, config.skip_frames))
     return Animal(
-        recording.name, recording, readout, recipe, mask, update, decoder, from_decoder, validation, calibrating
+        name=recording.name,
+        recording=recording,
+        readout=readout,
+        recipe=_recipe(config, prior, measured),
+        mask=mask,
+        update_mask=update,
+        decoder=decoder,
+        from_decoder=from_decoder,
+        validation=validation,
+        calibration_clips=calibrating,
+        noise=measured() if config.posterior.samples else None,
     )
 
 

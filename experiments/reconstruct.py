@@ -8,6 +8,8 @@ WORKDIR/movies/ANIMAL_TRIAL.mp4, the controls' movies under WORKDIR/controls/, t
 again, it goes on where it stopped.
 """
 
+import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,16 +30,16 @@ from neurorecon import runs
 from neurorecon.encoders import predict_ensemble, predict_trial
 from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.errors import NeuroreconError
-from neurorecon.evaluation import shuffled_neurons
+from neurorecon.evaluation import fit_spread_scale, shuffled_neurons
 from neurorecon.files import save_npz
-from neurorecon.reconstruction import Progress, Reconstruction, reconstruct
+from neurorecon.reconstruction import Posterior, Progress, Reconstruction, reconstruct, sample_posterior
 from neurorecon.reconstruction.calibration import Calibration
 
 # A run goes on only with the same of these; more clips can be asked for later.
 KEYS = (
     "recordings", "encoders", "seed", "recipe", "num_steps", "default_recipe", "published_recipe", "prior", "mask",
     "validation_tier", "linear_decoder", "decodable_fraction", "calibration_clips", "fold", "responses", "neurons",
-    "save_movies",
+    "save_movies", "posterior",
 )  # fmt: skip
 CONTROLS = ("grey", "shuffled_neurons", "linear_decoder", "ceiling")
 CHOICES = {
@@ -58,6 +60,11 @@ class Descent(NamedTuple):
     trial_id: str
     path: Path
     num_models: int
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether its posterior is sampled, where the run does that."""
+        return self.kind in ("validation", "reconstruction")
 
 
 def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str, *, films: bool = True) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str, *, f
         prepare_animal(config, folder, recording, ensemble, index, linear="linear_decoder" in controls)
         for index, recording in enumerate(recordings)
     ]
-    descents = list(_descents(folder, animals, chosen, controls, ensemble))
+    descents = list(_descents(config, folder, animals, chosen, controls, ensemble))
     _run(config, folder, ensemble, descents)
     if "linear_decoder" in controls:
         for animal, ids in zip(animals, chosen):
@@ -107,6 +114,17 @@ def _check_choices(config: ml_collections.ConfigDict) -> None:
             found = found[part]
         if found not in choices:
             raise NeuroreconError(f"--config.{key}: expected one of {', '.join(choices)}, found {found!r}")
+    samples, clips = config.posterior.samples, config.posterior.validation_clips
+    if samples < 0 or samples % 2 or clips < 0:
+        raise NeuroreconError(
+            "--config.posterior: expected an even number of samples and a number of validation_clips, found "
+            f"{samples} and {clips}"
+        )
+    if samples and (config.recipe != "default" or config.calibration_clips > 0):
+        raise NeuroreconError(
+            "--config.posterior.samples: expected the default recipe without calibration_clips, found "
+            f"{config.recipe} with {config.calibration_clips}"
+        )
     if not 0 < config.neurons.share <= 1:
         raise NeuroreconError(f"--config.neurons.share: expected above 0, up to 1, found {config.neurons.share}")
 
@@ -126,11 +144,16 @@ def _trials(recording: Any, config: ml_collections.ConfigDict) -> list[str]:
 
 
 def _descents(
-    folder: Path, animals: list[Animal], chosen: list[list[str]], controls: list[str], ensemble: Ensemble
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    animals: list[Animal],
+    chosen: list[list[str]],
+    controls: list[str],
+    ensemble: Ensemble,
 ) -> Iterator[Descent]:
     # First, since the others are calibrated by them.
     for animal in animals:
-        for trial in animal.validation[: animal.calibration_clips]:
+        for trial in animal.validation[: max(animal.calibration_clips, _spread_clips(config))]:
             path = folder / "validation" / animal.name / f"{trial.id}.npz"
             yield Descent("validation", animal, trial.id, path, len(ensemble.members))
     kinds = ["reconstruction", *(c for c in controls if c in ("shuffled_neurons", "ceiling"))]
@@ -150,7 +173,9 @@ def _run(config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, de
     steps = config.num_steps or (left[0].animal.recipe.num_steps if left else 0)
     log = runs.MetricsLog(folder / "reconstruction.jsonl")
     calibrations: dict[str, Calibration | None] = {}
-    with tqdm(total=steps * len(left), desc="reconstruct", unit="step", mininterval=2.0) as bar:
+    scales: dict[str, float] = {}
+    sampled = sum(d.has_spread for d in left) if config.posterior.samples else 0
+    with tqdm(total=steps * (len(left) + sampled), desc="reconstruct", unit="step", mininterval=2.0) as bar:
         for number, descent in enumerate(left):
             bar.set_postfix_str(
                 f"{descent.kind} {descent.animal.name}/{descent.trial_id}, movie {number + 1} of {len(left)}"
@@ -159,6 +184,14 @@ def _run(config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, de
             responses = _responses(config, ensemble, descent)
             result = _descend(config, folder, ensemble, descent, responses, bar)
             movie = result.movie
+            spread: dict[str, Any] = {}
+            if config.posterior.samples and descent.has_spread:
+                posterior = _sample(config, folder, ensemble, descent, responses, movie, bar)
+                if descent.kind == "reconstruction" and descent.animal.name not in scales:
+                    scales[descent.animal.name] = _spread_scale(config, folder, descent.animal)
+                scale = scales[descent.animal.name] if descent.kind == "reconstruction" else 1.0
+                spread = {"movie_std": np.float32(scale) * posterior.std, "spread_scale": scale}
+                result = dataclasses.replace(result, encoder_windows=result.encoder_windows + posterior.encoder_windows)
             if descent.kind != "validation":
                 if descent.animal.name not in calibrations:
                     calibrations[descent.animal.name] = _calibration(folder, descent.animal)
@@ -166,7 +199,7 @@ def _run(config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, de
                 if calibration is not None:
                     movie = calibration.apply(movie, descent.animal.decoded(responses))
             seconds = time.monotonic() - started
-            _save(descent, movie, result, seconds, all_movies=config.save_movies)
+            _save(descent, movie, result, seconds, spread, all_movies=config.save_movies)
             log.write(
                 {
                     "kind": descent.kind,
@@ -181,6 +214,24 @@ def _run(config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, de
 def _calibration(folder: Path, animal: Animal) -> Calibration | None:
     paths = [folder / "validation" / animal.name / f"{t.id}.npz" for t in animal.validation]
     return animal.calibration([runs.load_arrays(path)["movie"] for path in paths[: animal.calibration_clips]])
+
+
+def _spread_clips(config: ml_collections.ConfigDict) -> int:
+    return config.posterior.validation_clips if config.posterior.samples else 0
+
+
+def _spread_scale(config: ml_collections.ConfigDict, folder: Path, animal: Animal) -> float:
+    """What the posterior's spread is multiplied by, from the first validation clips; 1 where none are asked for."""
+    trials = animal.validation[: _spread_clips(config)]
+    if not trials:
+        return 1.0
+    stored = [runs.load_arrays(folder / "validation" / animal.name / f"{t.id}.npz") for t in trials]
+    return fit_spread_scale(
+        [t.stimulus[config.skip_frames :] for t in trials],
+        [arrays["movie"][config.skip_frames :] for arrays in stored],
+        [arrays["movie_std"][config.skip_frames :] for arrays in stored],
+        animal.mask,
+    )
 
 
 def _responses(config: ml_collections.ConfigDict, ensemble: Ensemble, descent: Descent) -> np.ndarray:
@@ -209,17 +260,9 @@ def _neurons(config: ml_collections.ConfigDict, descent: Descent) -> np.ndarray 
     return drawn <= max(config.neurons.share, drawn.min())  # one at least
 
 
-def _descend(
-    config: ml_collections.ConfigDict,
-    folder: Path,
-    ensemble: Ensemble,
-    descent: Descent,
-    responses: np.ndarray,
-    bar: tqdm,
-) -> Reconstruction:
-    animal = descent.animal
-    behaviour = animal.recording.behaviour(descent.trial_id)
-    store = folder / "progress" / f"{descent.kind}-{animal.name}-{descent.trial_id}.npz"
+@contextlib.contextmanager
+def _resumable(config: ml_collections.ConfigDict, store: Path, bar: tqdm) -> Iterator[dict[str, Any]]:
+    """`progress` and `on_call` of a descent that is kept in `store` until it ends."""
     progress = None
     if store.is_file():
         progress = Progress.from_arrays(runs.load_arrays(store))
@@ -234,27 +277,80 @@ def _descend(
             runs.save_arrays(store, progress.to_arrays())
             saved = time.monotonic()
 
-    result = reconstruct(
-        ensemble.members[: descent.num_models],
-        responses,
-        behaviour,
-        recipe=animal.recipe.replace(ablation=config.neurons.ablation),
-        neurons=_neurons(config, descent),
-        key=jax.random.key(config.seed),
-        baseline=animal.baseline(responses),
-        update_mask=animal.update_mask,
-        readout=animal.readout,
-        num_steps=config.num_steps or None,
-        steps_per_call=config.steps_per_call,
-        window_chunk=config.window_chunk or None,
-        progress=progress,
-        on_call=on_call,
-    )
+    yield {"progress": progress, "on_call": on_call}
     store.unlink(missing_ok=True)
-    return result
 
 
-def _save(descent: Descent, movie: np.ndarray, result: Reconstruction, seconds: float, *, all_movies: bool) -> None:
+def _arguments(config: ml_collections.ConfigDict, descent: Descent, responses: np.ndarray) -> dict[str, Any]:
+    """What a descent and its posterior samples have in common."""
+    animal = descent.animal
+    return {
+        "recipe": animal.recipe.replace(ablation=config.neurons.ablation),
+        "neurons": _neurons(config, descent),
+        "key": jax.random.key(config.seed),
+        "baseline": animal.baseline(responses),
+        "update_mask": animal.update_mask,
+        "readout": animal.readout,
+        "num_steps": config.num_steps or None,
+        "steps_per_call": config.steps_per_call,
+        "window_chunk": config.window_chunk or None,
+    }
+
+
+def _descend(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    ensemble: Ensemble,
+    descent: Descent,
+    responses: np.ndarray,
+    bar: tqdm,
+) -> Reconstruction:
+    animal = descent.animal
+    store = folder / "progress" / f"{descent.kind}-{animal.name}-{descent.trial_id}.npz"
+    with _resumable(config, store, bar) as resume:
+        return reconstruct(
+            ensemble.members[: descent.num_models],
+            responses,
+            animal.recording.behaviour(descent.trial_id),
+            **_arguments(config, descent, responses),
+            **resume,
+        )
+
+
+def _sample(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    ensemble: Ensemble,
+    descent: Descent,
+    responses: np.ndarray,
+    movie: np.ndarray,
+    bar: tqdm,
+) -> Posterior:
+    animal = descent.animal
+    assert animal.noise is not None
+    store = folder / "progress" / f"posterior-{descent.kind}-{animal.name}-{descent.trial_id}.npz"
+    with _resumable(config, store, bar) as resume:
+        return sample_posterior(
+            ensemble.members[: descent.num_models],
+            responses,
+            animal.recording.behaviour(descent.trial_id),
+            noise=animal.noise,
+            num_samples=config.posterior.samples,
+            movie=movie,
+            **_arguments(config, descent, responses),
+            **resume,
+        )
+
+
+def _save(
+    descent: Descent,
+    movie: np.ndarray,
+    result: Reconstruction,
+    seconds: float,
+    spread: dict[str, Any],
+    *,
+    all_movies: bool,
+) -> None:
     arrays: dict[str, Any] = {
         "movie": movie,
         "mask": descent.animal.mask,
@@ -266,7 +362,7 @@ def _save(descent: Descent, movie: np.ndarray, result: Reconstruction, seconds: 
     if all_movies:
         arrays["movies"] = crop_from_canvas(result.movies, movie.shape[1:])
     traces = {f"trace_{k}": v for k, v in result.trace.items() if not k.startswith("window_")}
-    save_npz(descent.path, **arrays, **traces)
+    save_npz(descent.path, **arrays, **spread, **traces)
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:

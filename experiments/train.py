@@ -17,13 +17,16 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.cli import listed
 from experiments.inputs import Ensemble, check_architecture, encoder_of, ensemble_of, recordings_of
 from neurorecon import runs
-from neurorecon.encoders import save_encoder
+from neurorecon.encoders import ARCHITECTURES, save_encoder
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import save_json
 from neurorecon.recordings.prepared import PreparedRecording, prepare
 from neurorecon.training.initialise import stimulus_statistics
+from neurorecon.training.new_animals import encoder_for, with_cores
+from neurorecon.training.sharding import training_mesh
 from neurorecon.training.trainer import (
     TrainingSettings,
     TrainState,
@@ -57,20 +60,23 @@ def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
         raise NeuroreconError(f"--config.num_models: expected at least 1, found {config.num_models}")
     # Before the work folder is claimed: a slip must not stand there as what the job was begun with.
     check_architecture(config)
-    settings = TrainingSettings(**config.training.to_dict())
-    check_settings(settings)
+    settings = settings_of(config)
+    trained = (Path(workdir) / "encoders" / "animals.json").is_file()
+    if not trained:
+        training_mesh(settings, num_models=config.num_models)
+    cores = [] if trained else _cores(config)
     sources = recordings_of(config)
     for source in sources:
         split_trials(source, validation_tier=config.validation_tier, num_validation=settings.validation_trials)
     folder = runs.claim(workdir, config.to_dict(), "train", KEYS)
     done = folder / "encoders" / "animals.json"
-    if done.is_file():
+    if trained:
         print(f"{folder / 'encoders'}: {config.num_models} trained encoders are there")
         return ensemble_of([str(folder)])
     # Small recordings stay in memory; larger ones are mapped from a cache in the work folder.
     prepared = [prepare(r, None if _bytes(r) < 2 << 30 else folder / "cache") for r in sources]
-    encoder = encoder_of(config, **_fields(config, prepared))
-    state, checkpoints = _restored(encoder, prepared, settings, config, folder)
+    encoder = encoder_for(cores[0][0], prepared) if cores else encoder_of(config, **_fields(config, prepared))
+    state, checkpoints = _restored(encoder, prepared, settings, config, folder, [variables for _, variables in cores])
     start = int(state.step)
     log = runs.MetricsLog(folder / "metrics.jsonl", last_step=start)
     bar = tqdm(total=settings.num_steps, initial=start, desc="train", unit="step", mininterval=2.0, smoothing=0.05)
@@ -107,6 +113,32 @@ def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
     return ensemble_of([str(folder)])
 
 
+def settings_of(config: ml_collections.ConfigDict) -> TrainingSettings:
+    """`config.training`; with `core_from`, the core is not trained.
+
+    Raises:
+      NeuroreconError: a value out of its range.
+    """
+    values = config.training.to_dict()
+    settings = TrainingSettings(frozen_core=bool(values.pop("core_from")), **values)
+    check_settings(settings)
+    return settings
+
+
+def _cores(config: ml_collections.ConfigDict) -> list[tuple[Any, Any]]:
+    """The trained encoders whose cores are taken; none where `training.core_from` is empty."""
+    if not config.training.core_from:
+        return []
+    members = ensemble_of(listed(config.training.core_from)).members
+    for encoder, _ in members:
+        if type(encoder) is not ARCHITECTURES[config.encoder]:
+            raise NeuroreconError(
+                f"--config.training.core_from {config.training.core_from}: expected encoders of the architecture "
+                f"{config.encoder}, found {type(encoder).__name__}; set --config.encoder"
+            )
+    return members
+
+
 def _fields(config: ml_collections.ConfigDict, prepared: list[PreparedRecording]) -> dict[str, Any]:
     shapes = {r.frame_shape for r in prepared}
     if len(shapes) > 1:
@@ -125,8 +157,11 @@ def _restored(
     settings: TrainingSettings,
     config: ml_collections.ConfigDict,
     folder: Path,
+    cores: list[Any],
 ) -> tuple[TrainState, runs.Checkpoints]:
     state = initial_state(encoder, prepared, settings, num_models=config.num_models, key=jax.random.key(config.seed))
+    if cores:
+        state = with_cores(state, cores, settings)
     checkpoints = runs.Checkpoints(folder / "checkpoints")
     found = checkpoints.restore(state)
     if found is not None:

@@ -8,7 +8,7 @@ import scipy.linalg
 
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import losses
-from neurorecon.reconstruction.noise import ResponseNoise, fit_noise
+from neurorecon.reconstruction.noise import ResponseNoise, fit_noise, simulate_responses
 
 STEP, ORDER = 3, 2
 DECAY = np.array([0.9, 0.3, 0.0, -0.4])
@@ -102,3 +102,45 @@ def test_faults_are_one_line(predictions, responses):
     with pytest.raises(NeuroreconError) as error:
         fit_noise(predictions, responses, frame_step=STEP)
     assert "fit_noise" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_simulated_responses_have_the_statistics_that_they_were_drawn_from(noise):
+    prediction = np.random.default_rng(1).uniform(1, 5, (1500, 4))
+    drawn = simulate_responses(noise, prediction, frame_step=STEP, seed=0, num_samples=12)
+    again = fit_noise([prediction] * 12, list(drawn), frame_step=STEP, order=ORDER, floor=0.0)
+    np.testing.assert_allclose(again.dispersion, noise.dispersion, rtol=0.08)
+    np.testing.assert_allclose(again.predictors, noise.predictors, atol=0.04)
+    np.testing.assert_allclose(again.innovation_std, noise.innovation_std, rtol=0.05)
+    # From the first frame on, not only once the process has settled.
+    early = simulate_responses(noise, prediction[:2], frame_step=STEP, seed=0, num_samples=4000)
+    wanted = noise.dispersion * prediction[:2] * noise.innovation_std[0] ** 2
+    np.testing.assert_allclose(early.var(0), wanted, rtol=0.1)
+
+
+def test_simulated_responses_follow_seed_and_scale(noise):
+    prediction = np.full((7, 4), 2.0)
+    once, twice, other, quiet = (
+        simulate_responses(noise, prediction, frame_step=STEP, seed=seed, scale=scale)
+        for seed, scale in ((3, 1.0), (3, 2.0), (4, 1.0), (3, 0.0))
+    )
+    np.testing.assert_allclose(twice - prediction, 2 * (once - prediction), rtol=1e-5, atol=1e-6)
+    assert np.abs(once - other).max() > 0.1
+    np.testing.assert_array_equal(quiet[0], prediction)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction": np.ones((5, 3))},
+        {"prediction": np.full((5, 4), np.inf)},
+        {"frame_step": 0},
+        {"num_samples": 0},
+        {"scale": -1.0},
+        {"scale": np.nan},
+    ],
+)
+def test_faults_of_simulated_responses_are_one_line(noise, changes):
+    arguments = {"prediction": np.ones((5, 4)), "frame_step": STEP, "seed": 0} | changes
+    with pytest.raises(NeuroreconError) as error:
+        simulate_responses(noise, **arguments)
+    assert "simulate_responses" in str(error.value) and "\n" not in str(error.value)

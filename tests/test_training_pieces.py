@@ -10,9 +10,9 @@ from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import losses
 from neurorecon.recordings import Trial, open_recording, write_sensorium
 from neurorecon.recordings.prepared import prepare
-from neurorecon.training import trainer
 from neurorecon.training.initialise import retinotopic_positions
 from neurorecon.training.objective import box_area, cutmix, cutmix_box, mix_inputs, moving_average, poisson_loss
+from neurorecon.training.optimiser import make_optimiser
 from neurorecon.training.schedule import warmup_cosine
 from neurorecon.training.trainer import TrainingSettings
 from tests.shared_data import SHARED, needs_shared
@@ -252,7 +252,7 @@ def test_only_what_ought_to_decay_decays():
     one = jnp.ones(2)
     params = {"spatial0": {"kernel": one}, "norm0": {"scale": one}, "readout0": {"position": one}}
     settings = TrainingSettings(weight_decay=0.5, learning_rate=0.1, warmup_steps=0, num_steps=10)
-    rule = trainer._optimiser(settings)
+    rule = make_optimiser(settings)
     updates, _ = rule.update(jax.tree.map(jnp.zeros_like, params), rule.init(params), params)
     np.testing.assert_allclose(updates["spatial0"]["kernel"], -0.05, rtol=1e-5)
     assert not np.any(updates["norm0"]["scale"]) and not np.any(updates["readout0"]["position"])

@@ -52,10 +52,17 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.weight_decay = 0.01
     config.training.position_rate = 0.1
     config.training.ema_decay = 0.98
+    config.training.ema_warmup = True  # False: constant decay, as published
     config.training.cutmix_probability = 0.0
+    config.training.cutmix_variant = "plain"  # or "published": a box for each window, behaviour cut as the movie is
+    config.training.mixup_probability = 0.0
     config.training.validation_every = 100
     config.training.validation_trials = 8
     config.training.balanced = True
+    config.training.accumulate = 1  # pieces of a batch, one after another, to fit memory
+    config.training.precision = "float32"  # of activations; or "bfloat16"
+    config.training.shard = ""  # over all devices: "windows" of a batch, "models" of the ensemble, or "both"
+    config.training.core_from = ""  # work folder of trained encoders: keeps their core, fits readouts of new animals
     config.validation_tier = "train"  # "train": `validation_trials` of the training trials are held out
 
     # Reconstruction.
@@ -96,6 +103,9 @@ def get_config() -> ml_collections.ConfigDict:
         ""  # folder of masks to take instead: ANIMAL.npz as written here, or mask_mINDEX.npy (published)
     )
     config.calibration_clips = 0  # so many validation clips calibrate the movie, together with the linear decoder's
+    config.posterior = ml_collections.ConfigDict()
+    config.posterior.samples = 0  # movies drawn from the posterior of each clip, an even number: gives movie_std
+    config.posterior.validation_clips = 4  # so many validation clips set the size of movie_std; 0: as it comes
     config.skip_frames = 30  # at the start of each clip, not scored
     config.window_chunk = 0  # windows at once through an encoder, to bound memory; 0: all
     config.steps_per_call = 20

@@ -4,14 +4,11 @@ Axes: inputs (window, time, height, width, channel), channel 0 the movie (grey 0
 behaviour, each filling its plane; outputs (window, time, neuron). Facts: Baikulov, DwiseNeuro
 (lRomul/sensorium, MIT); every batch norm has epsilon 1e-5 and momentum 0.1.
 
-Convolutions are written out for speed and clean gradients: pointwise ones are matrix products on the channel
-axis, depthwise ones are sums of shifted slices (XLA's grouped convolutions, and above all their gradients,
-are slow on CPU). All arithmetic follows the dtype of inputs and variables, float64 included.
+Pointwise convolutions are matrix products on the channel axis; for depthwise ones see `depthwise`. In evaluation
+batch norms go into the kernels before them. All arithmetic follows the dtype of inputs and variables.
 """
 
-import functools
 import math
-import operator
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -20,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neurorecon.encoders import position
+from neurorecon.encoders.depthwise import depthwise_spatial, depthwise_temporal, in_pieces
 from neurorecon.errors import NeuroreconError
 
 EPSILON = 1e-5
@@ -32,29 +30,6 @@ def softplus(x: jax.Array, beta: float) -> jax.Array:
     # The inner minimum keeps exp finite on the branch that the outer where discards: inf * 0 would poison
     # gradients.
     return jnp.where(scaled > 20.0, x, jnp.log1p(jnp.exp(jnp.minimum(scaled, 20.0))) / beta)
-
-
-def depthwise_spatial(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """(..., height, width, channel), kernel (row, column, channel) of odd size, zero padding size // 2."""
-    size = kernel.shape[0]
-    pad = size // 2
-    rows, columns = ((n - 1) // stride for n in x.shape[-3:-1])
-    padded = jnp.pad(x, ((0, 0),) * (x.ndim - 3) + ((pad, pad), (pad, pad), (0, 0)))
-    terms = []
-    for i in range(size):
-        for j in range(size):
-            row, column = slice(i, i + rows * stride + 1, stride), slice(j, j + columns * stride + 1, stride)
-            terms.append(padded[..., row, column, :] * kernel[i, j])
-    return functools.reduce(operator.add, terms)
-
-
-def depthwise_temporal(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(window, time, height, width, channel), kernel (time, channel) of odd size, zero padding size // 2."""
-    size = kernel.shape[0]
-    pad = size // 2
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (0, 0), (0, 0), (0, 0)))
-    terms = (padded[:, i : i + x.shape[1]] * kernel[i] for i in range(size))
-    return functools.reduce(operator.add, terms)
 
 
 def grouped_pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -105,35 +80,24 @@ def normal_fan_out(fan_out: int) -> Callable:
 class BatchNorm(nn.Module):
     """Batch norm over all axes but the last.
 
-    In training the batch's biased variance normalises, its unbiased one (n - 1) enters the running variance,
-    and `count` counts the batches. Folded, only what a convolution can't absorb is left: a bias, and with
-    `scaled`, a scale.
+    In training the batch's biased variance normalises, its unbiased one (n - 1) enters the running variance, and
+    `count` counts the batches. Folded, what a convolution can't absorb is left: a bias, and with `scaled`, a scale.
     """
 
     folded: bool = False
     scaled: bool = False
 
-    @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        size = x.shape[-1]
-        bias = self.param("bias", nn.initializers.zeros, (size,))
-        if self.folded:
-            return x * self.param("scale", nn.initializers.ones, (size,)) + bias if self.scaled else x + bias
-        scale = self.param("scale", nn.initializers.ones, (size,))
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (size,), jnp.float32)
-        variance = self.variable("batch_stats", "var", jnp.ones, (size,), jnp.float32)
-        count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
-        if not train:
-            factor = scale / jnp.sqrt(variance.value + EPSILON)
-            return x * factor + (bias - mean.value * factor)
-        number = x.size // size
+        if not train or self.folded:
+            factor, offset = self.affine(x.shape[-1])
+            return x + offset if factor is None else x * factor + offset
+        scale, bias, mean, variance, count = self._variables(x.shape[-1])
+        number = x.size // x.shape[-1]
         if number < 2:
             raise NeuroreconError(
-                "inputs: training needs more than one value per channel for the batch statistics, found one; "
-                "give more windows or frames"
+                "inputs: expected more than one value per channel in training, found one; give more windows or frames"
             )
-        axes = tuple(range(x.ndim - 1))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        axes, wide = tuple(range(x.ndim - 1)), x.astype(jnp.promote_types(x.dtype, jnp.float32))
         batch_mean = jnp.mean(wide, axes)
         batch_variance = jnp.mean(jnp.square(wide - batch_mean), axes)
         if not self.is_initializing():
@@ -144,6 +108,30 @@ class BatchNorm(nn.Module):
             count.value = count.value + 1
         factor = scale / jnp.sqrt(batch_variance + EPSILON)
         return (x - batch_mean) * factor + bias
+
+    def affine(self, size: int) -> tuple[jax.Array | None, jax.Array]:
+        """In evaluation: x * factor + offset, both (size,); None for a factor that a folded kernel holds."""
+        scale, bias, mean, variance, _ = self._variables(size)
+        if self.folded:
+            return scale, bias
+        factor = scale / jnp.sqrt(variance.value + EPSILON)
+        return factor, bias - mean.value * factor
+
+    def absorbed(self, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The kernel before the norm with its factor, and the offset that is left, in evaluation."""
+        factor, offset = self.affine(kernel.shape[-1])
+        return kernel if factor is None else kernel * factor, offset
+
+    @nn.compact
+    def _variables(self, size: int) -> tuple:
+        bias = self.param("bias", nn.initializers.zeros, (size,))
+        scaled = self.scaled or not self.folded
+        scale = self.param("scale", nn.initializers.ones, (size,)) if scaled else None
+        if self.folded:
+            return scale, bias, None, None, None
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (size,), jnp.float32)
+        variance = self.variable("batch_stats", "var", jnp.ones, (size,), jnp.float32)
+        return scale, bias, mean, variance, self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
 
 
 class PositionCode(nn.Module):
@@ -159,7 +147,13 @@ class PositionCode(nn.Module):
         frequencies = self.variable(
             "batch_stats", "inv_freq", lambda: jnp.asarray(position.inverse_frequencies(channels))
         )
-        return x + position.position_code(frequencies.value, x.shape[1:]).astype(x.dtype)
+        # Axis by axis, zero in the others' channels: joined, the code would be worked out for every value of x.
+        axis_of_channel = np.arange(channels) // (2 * frequencies.value.size)
+        for axis in range(3):
+            shape = [x.shape[axis + 1] if i == axis else 1 for i in range(3)]
+            code = position.position_code(frequencies.value, (*shape, channels)).astype(x.dtype)
+            x = x + jnp.where(axis_of_channel == axis, code, 0)
+        return x
 
 
 class Stem(nn.Module):
@@ -195,22 +189,37 @@ class Block(nn.Module):
         wide = narrow * self.expansion_ratio
         k, kt = self.spatial_kernel, self.temporal_kernel
 
-        x = x @ self.param("expand", normal_fan_out(wide), (narrow, wide))
-        x = nn.silu(BatchNorm(self.folded, name="expand_norm")(x, train))
-        x = depthwise_spatial(x, self.param("spatial", normal_fan_out(k * k), (k, k, wide)), self.spatial_stride)
-        x = nn.silu(BatchNorm(self.folded, name="spatial_norm")(x, train))
-        x = depthwise_temporal(x, self.param("temporal", normal_fan_out(kt), (kt, wide)))
-        x = nn.silu(BatchNorm(self.folded, name="temporal_norm")(x, train))
+        expand = self.param("expand", normal_fan_out(wide), (narrow, wide))
+        spatial = self.param("spatial", normal_fan_out(k * k), (k, k, wide))
+        temporal = self.param("temporal", normal_fan_out(kt), (kt, wide))
+        norms = [BatchNorm(self.folded, name=f"{of}_norm") for of in ("expand", "spatial", "temporal", "project")]
+        if train:
+            x = nn.silu(norms[0](x @ expand, train))
+            x = nn.silu(norms[1](depthwise_spatial(x, spatial, self.spatial_stride), train))
+            x = nn.silu(norms[2](depthwise_temporal(x, temporal), train))
+        else:
+            kernels = zip(norms, (expand, spatial, temporal))
+            (expand, b0), (spatial, b1), (temporal, b2) = (norm.absorbed(kernel) for norm, kernel in kernels)
+
+            def of_frames(frames):
+                seen = nn.silu(frames @ expand + b0)
+                return nn.silu(depthwise_spatial(seen, spatial, self.spatial_stride) + b1)
+
+            x = in_pieces(of_frames, x, math.prod(x.shape[2:4]) * wide)
+            x = nn.silu(depthwise_temporal(x, temporal) + b2)
 
         reduced = wide // self.se_reduce_ratio
-        gate = jnp.mean(x, axis=(1, 2, 3), keepdims=True)
+        gate = jnp.mean(x, axis=(1, 2, 3))
         gate = gate @ self.param("squeeze", normal_fan_out(reduced), (wide, reduced))
         gate = nn.silu(gate + self.param("squeeze_bias", nn.initializers.zeros, (reduced,)))
         gate = gate @ self.param("excite", normal_fan_out(wide), (reduced, wide))
-        x = x * nn.sigmoid(gate + self.param("excite_bias", nn.initializers.zeros, (wide,)))
-
-        x = x @ self.param("project", normal_fan_out(self.features), (wide, self.features))
-        x = BatchNorm(self.folded, name="project_norm")(x, train)
+        gate = nn.sigmoid(gate + self.param("excite_bias", nn.initializers.zeros, (wide,)))
+        project = self.param("project", normal_fan_out(self.features), (wide, self.features))
+        if train:
+            x = norms[3]((x * gate[:, None, None, None]) @ project, train)
+        else:  # the gate goes into each window's projection, which is smaller than what it gates
+            project, offset = norms[3].absorbed(project)
+            x = jnp.einsum("nthwi,nio->nthwo", x, gate[:, :, None] * project) + offset
         x = stochastic_depth(self, x, self.drop_path_rate, train)
         shortcut = tile_channels(subsample_nearest(shortcut, self.spatial_stride), self.features)
         return x + BatchNorm(self.folded, scaled=True, name="shortcut_norm")(shortcut, train)
@@ -267,11 +276,9 @@ class DwiseNeuro(nn.Module):
       padding: grey value around the movie on the canvas, as in training.
       drop_rate: channel dropout before the readout; drop_path_rate: stochastic depth, block i at rate * i /
         blocks.
-      folded: batch norms are folded into the convolutions (see `fold_batch_norm`); for inference only.
-      remat: recompute a block's activations in the backward pass instead of keeping them: less memory, a
-        third slower.
-      screen: (height, width) of the movie in the middle of the canvas; left out, the published 36 x 64, or as
-        much of it as the canvas holds.
+      folded: the weights have their batch norms folded in (see `fold_batch_norm`); for inference only.
+      remat: recompute a block's activations in the backward pass: less memory, a third slower.
+      screen: (height, width) of the movie amid the canvas; left out, as much of 36 x 64 as the canvas holds.
     """
 
     num_neurons: tuple[int, ...]
@@ -295,8 +302,7 @@ class DwiseNeuro(nn.Module):
     remat: bool = False
     screen: tuple[int, int] | None = None
 
-    # Squeeze-and-excite averages over the window's time and the convolutions pad it: only whole windows make
-    # sense.
+    # Squeeze-and-excite averages over the window's time, convolutions pad it: only whole windows make sense.
     time_invariant = False
 
     def __post_init__(self):

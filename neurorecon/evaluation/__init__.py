@@ -8,12 +8,14 @@ from neurorecon.evaluation.bootstrap import (
     bootstrap_mean,
     bootstrap_ratio,
 )
+from neurorecon.evaluation.coverage import fit_spread_scale, interval_coverage
 from neurorecon.evaluation.decodable import (
     decodable_mask,
     pixel_correlations,
     smoothed_correlation,
     smoothed_movie,
 )
+from neurorecon.evaluation.deviation import Deviation, deviation_map, fit_deviation_scale
 from neurorecon.evaluation.linear_decoder import LinearDecoder, fit_linear_decoder
 from neurorecon.evaluation.movie_metrics import (
     frame_correlations,
@@ -38,6 +40,7 @@ from neurorecon.evaluation.response_metrics import (
 )
 
 __all__ = [
+    "Deviation",
     "Interval",
     "LinearDecoder",
     "average_movies",
@@ -50,12 +53,16 @@ __all__ = [
     "correlation_to_average",
     "correlation_to_average_by_movie",
     "decodable_mask",
+    "deviation_map",
+    "fit_deviation_scale",
     "fit_linear_decoder",
+    "fit_spread_scale",
     "fraction_explainable_variance",
     "fraction_explainable_variance_explained",
     "frame_correlations",
     "grey_movie",
     "group_repeats",
+    "interval_coverage",
     "luminance_contrast_match",
     "mean_frame_movie",
     "motion_energy",

@@ -4,6 +4,8 @@ Parts to compose: `losses`, `priors`, `parametrisations`, `updates`, `windows`; 
 `reconstruct`. `masks` finds the part of the screen that the neurons see, `receptive_fields` where each of them looks.
 """
 
+from neurorecon.reconstruction.noise import ResponseNoise, fit_noise, simulate_responses
+from neurorecon.reconstruction.posterior import Posterior, posterior_draws, sample_posterior
 from neurorecon.reconstruction.progress import Progress
 from neurorecon.reconstruction.receptive_fields import (
     PixelResponses,
@@ -17,15 +19,21 @@ from neurorecon.reconstruction.reconstruct import Reconstruction, reconstruct, r
 
 __all__ = [
     "PixelResponses",
+    "Posterior",
     "Progress",
     "ReceptiveFieldMaps",
     "Recipe",
     "Reconstruction",
+    "ResponseNoise",
     "default_recipe",
+    "fit_noise",
     "population_receptive_field",
+    "posterior_draws",
     "probe_pixels",
     "published_recipe",
     "receptive_field_maps",
     "reconstruct",
     "reconstruct_clips",
+    "sample_posterior",
+    "simulate_responses",
 ]

@@ -83,6 +83,54 @@ def fit_noise(
     return ResponseNoise(*(np.asarray(x, np.float32) for x in (dispersion, floor * mean, predictors, std)))
 
 
+def simulate_responses(
+    noise: ResponseNoise,
+    prediction: np.ndarray,
+    *,
+    frame_step: int,
+    seed: int | Sequence[int],
+    num_samples: int = 1,
+    scale: float = 1.0,
+) -> np.ndarray:
+    """Responses that a brain would give which is the encoder plus `noise`: (sample, time, neuron), float32.
+
+    Gaussian, since only mean and covariance are fitted: single values can be negative. Neurons are independent. The
+    frames in between those that `noise` links are independent too: fit it with `frame_step=1` and a higher order where
+    the noise of neighbouring frames matters.
+
+    Args:
+      noise: from `fit_noise`.
+      prediction: (time, neuron) mean responses.
+      frame_step: that of the fit.
+      seed: of the generator; a sequence of integers is one seed.
+      num_samples: draws.
+      scale: times the standard deviation.
+
+    Raises:
+      NeuroreconError: shapes that don't fit, values that are not finite, or arguments out of range.
+    """
+    prediction = np.asarray(prediction, np.float64)
+    if prediction.ndim != 2 or prediction.shape[1] != len(noise.dispersion) or not np.isfinite(prediction).all():
+        raise NeuroreconError(
+            f"simulate_responses: expected finite predictions (time, {len(noise.dispersion)} neurons), "
+            f"found {prediction.shape}"
+        )
+    for name, value in (("frame_step", frame_step), ("num_samples", num_samples)):
+        if value < 1:
+            raise NeuroreconError(f"simulate_responses, {name}: expected at least 1, found {value}")
+    if not (np.isfinite(scale) and scale >= 0):
+        raise NeuroreconError(f"simulate_responses, scale: expected 0 or more, found {scale}")
+    order = noise.predictors.shape[1]
+    residual = np.random.default_rng(seed).standard_normal((num_samples, *prediction.shape))
+    for t in range(len(prediction)):
+        known = min(t // frame_step, order)
+        residual[:, t] *= noise.innovation_std[known]
+        for lag in range(1, known + 1):
+            residual[:, t] += noise.predictors[known, lag - 1] * residual[:, t - lag * frame_step]
+    spread = np.sqrt(noise.dispersion * (np.maximum(prediction, 0.0) + noise.floor))
+    return (prediction + scale * spread * residual).astype(np.float32)
+
+
 def _levinson(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(lag, neuron) covariances -> the best predictors of every order up to the last, and what they leave."""
     order, num_neurons = len(covariance) - 1, covariance.shape[1]

@@ -114,6 +114,69 @@ def cutmix(
     return mixed, mix(responses), mix(behaviour)
 
 
+def published_boxes(
+    responses: np.ndarray, rng: np.random.Generator, probability: float, canvas: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Published CutMix of a batch: a box for each window, which takes the next window's inputs, see `cut_inputs`.
+
+    Args:
+      responses: (window, time, neuron); below 0 they count as 0, before they are mixed.
+      rng: draws for each window whether it is mixed, and its box.
+      probability: of mixing a window.
+      canvas: (height, width) of the encoder's inputs.
+
+    Returns:
+      Boxes (window, 4) int32 as from `cutmix_box`, of no area where a window stays; and the responses mixed by area.
+    """
+    height, width = canvas
+    number = len(responses)
+    draws, shares = rng.random(number), rng.beta(1.0, 1.0, number)
+    rows, columns = rng.integers(width, size=number), rng.integers(height, size=number)
+    boxes = np.zeros((number, 4), np.int32)
+    responses = np.maximum(responses, 0)
+    if number < 2:
+        return boxes, responses
+    mixed, other = responses.copy(), np.roll(responses, 1, axis=0)
+    for k in np.flatnonzero(draws < probability):
+        box = cutmix_box(shares[k], int(rows[k]), int(columns[k]), height, width, "published")
+        area = box_area(box, height, width)
+        boxes[k] = box
+        mixed[k] = (1 - area) * responses[k] + area * other[k]
+    return boxes, mixed
+
+
+def cut_inputs(inputs: jax.Array, boxes: jax.Array) -> jax.Array:
+    """Puts the next window's inputs into each window's box, in all channels and frames, as `mix_inputs` does for two.
+
+    Args:
+      inputs: (window, time, height, width, channel).
+      boxes: (window, 4), first row, last row, first column, last column, ends excluded.
+    """
+    r0, r1, c0, c1 = (boxes[:, k, None, None] for k in range(4))
+    rows, columns = jnp.arange(inputs.shape[2])[:, None], jnp.arange(inputs.shape[3])
+    inside = (rows >= r0) & (rows < r1) & (columns >= c0) & (columns < c1)
+    return jnp.where(inside[:, None, :, :, None], jnp.roll(inputs, 1, axis=0), inputs)
+
+
+def mixup(
+    stimulus: np.ndarray, responses: np.ndarray, behaviour: np.ndarray, rng: np.random.Generator, probability: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mixup (Zhang et al. 2018) within a batch: each window is blended with the next one, and so are its responses.
+
+    Arguments as `cutmix`; the share of the other comes from Beta(0.2, 0.2), one for the batch. Whole grey values stay
+    whole.
+    """
+    draw, share = rng.random(), rng.beta(0.2, 0.2)
+    if draw >= probability or len(stimulus) < 2:
+        return stimulus, responses, behaviour
+
+    def mix(values: np.ndarray) -> np.ndarray:
+        mixed = (1 - share) * values + share * np.roll(values, 1, axis=0)
+        return (np.rint(mixed) if values.dtype.kind in "iu" else mixed).astype(values.dtype)
+
+    return mix(stimulus), mix(responses), mix(behaviour)
+
+
 def moving_average(average: Any, values: Any, decay: float | jax.Array) -> Any:
     """decay * average + (1 - decay) * values, leaf by leaf, each in its own dtype: what is saved of a training.
 
