@@ -131,7 +131,7 @@ def counts(encoder: Any, trial: Any) -> tuple[float, float]:
 
     movie = jnp.full((2, span, *network.canvas), 127.5)
     with mock.patch.object(depthwise, "_CACHED", sys.maxsize):  # XLA counts the body of a loop once
-        analysis = jax.jit(gradient).lower(movie).compile().cost_analysis()
+        analysis: Any = jax.jit(gradient).lower(movie).compile().cost_analysis()
     return analysis["flops"], analysis["bytes accessed"]
 
 
