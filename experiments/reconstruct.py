@@ -261,8 +261,11 @@ def _neurons(config: ml_collections.ConfigDict, descent: Descent) -> np.ndarray 
 
 
 @contextlib.contextmanager
-def _resumable(config: ml_collections.ConfigDict, store: Path, bar: tqdm) -> Iterator[dict[str, Any]]:
-    """`progress` and `on_call` of a descent that is kept in `store` until it ends."""
+def _resumable(
+    config: ml_collections.ConfigDict, folder: Path, name: str, descent: Descent, bar: tqdm
+) -> Iterator[dict[str, Any]]:
+    """`progress` and `on_call` of a descent that is kept under `folder`/progress until it ends."""
+    store = folder / "progress" / f"{name}-{descent.animal.name}-{descent.trial_id}.npz"
     progress = None
     if store.is_file():
         progress = Progress.from_arrays(runs.load_arrays(store))
@@ -305,13 +308,11 @@ def _descend(
     responses: np.ndarray,
     bar: tqdm,
 ) -> Reconstruction:
-    animal = descent.animal
-    store = folder / "progress" / f"{descent.kind}-{animal.name}-{descent.trial_id}.npz"
-    with _resumable(config, store, bar) as resume:
+    with _resumable(config, folder, descent.kind, descent, bar) as resume:
         return reconstruct(
             ensemble.members[: descent.num_models],
             responses,
-            animal.recording.behaviour(descent.trial_id),
+            descent.animal.recording.behaviour(descent.trial_id),
             **_arguments(config, descent, responses),
             **resume,
         )
@@ -328,8 +329,7 @@ def _sample(
 ) -> Posterior:
     animal = descent.animal
     assert animal.noise is not None
-    store = folder / "progress" / f"posterior-{descent.kind}-{animal.name}-{descent.trial_id}.npz"
-    with _resumable(config, store, bar) as resume:
+    with _resumable(config, folder, f"posterior-{descent.kind}", descent, bar) as resume:
         return sample_posterior(
             ensemble.members[: descent.num_models],
             responses,
