@@ -1,7 +1,7 @@
 """What the studies share: the work folder that they ask, runs under changed settings, and how they end.
 
-`python -m experiments.NAME --workdir WORKDIR` asks a folder where encoders were trained or clips reconstructed. It writes
-under WORKDIR/studies/NAME/ only, and each of its conditions is a work folder of experiments.reconstruct there.
+`python -m experiments.NAME --workdir WORKDIR` asks a folder where encoders were trained or clips reconstructed. It
+writes under WORKDIR/studies/NAME/ only, and each of its conditions is a work folder of experiments.reconstruct there.
 """
 
 import time
