@@ -13,6 +13,7 @@ from neurorecon.encoders import build_encoder, load_encoder, load_published
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import read_json
 from neurorecon.recordings import Recording, open_recording
+from neurorecon.recordings.subset import subset_of
 from neurorecon.training.folds import NUM_FOLDS, fold
 
 FOLD_TIERS = ("train", "oracle")  # those that get folds in the five published recordings
@@ -135,10 +136,10 @@ def fold_clips(config: ml_collections.ConfigDict, recording: Recording) -> list[
 
 
 def recordings_of(config: ml_collections.ConfigDict) -> list[Recording]:
-    """Opens `config.recordings`.
+    """Opens `config.recordings`, or the part of each that `config.subset` takes.
 
     Raises:
-      NeuroreconError: none is named, two have one name, or one can't be read.
+      NeuroreconError: none is named, two have one name, one can't be read, or a share is out of its range.
     """
     paths = listed(config.recordings)
     if not paths:
@@ -148,7 +149,7 @@ def recordings_of(config: ml_collections.ConfigDict) -> list[Recording]:
     for name in names:
         if names.count(name) > 1:
             raise NeuroreconError(f"--config.recordings: two recordings are called {name!r}; rename one folder")
-    return recordings
+    return [subset_of(r, **config.subset.to_dict()) for r in recordings]
 
 
 def ensemble_of(paths: list[str]) -> Ensemble:

@@ -8,6 +8,7 @@ it stopped, or says that it is done.
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from neurorecon.encoders import ARCHITECTURES, save_encoder
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import save_json
 from neurorecon.recordings.prepared import PreparedRecording, prepare
+from neurorecon.training.distillation import Teachers, make_teachers
 from neurorecon.training.initialise import stimulus_statistics
 from neurorecon.training.new_animals import encoder_for, with_cores
 from neurorecon.training.sharding import training_mesh
@@ -36,13 +38,11 @@ from neurorecon.training.trainer import (
     train,
 )
 
-# A run goes on only with the same of these.
+# A run goes on only with the same of these, and of the encoder's own block.
 KEYS = (
     "recordings",
+    "subset",
     "encoder",
-    "factorized",
-    "linear_nonlinear",
-    "dwiseneuro",
     "training",
     "num_models",
     "seed",
@@ -68,7 +68,8 @@ def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
     sources = recordings_of(config)
     for source in sources:
         split_trials(source, validation_tier=config.validation_tier, num_validation=settings.validation_trials)
-    folder = runs.claim(workdir, config.to_dict(), "train", KEYS)
+    teachers = None if trained else _teachers(config, sources)
+    folder = cli.claim(workdir, config, "train", (*KEYS, config.encoder))
     done = folder / "encoders" / "animals.json"
     if trained:
         print(f"{folder / 'encoders'}: {config.num_models} trained encoders are there")
@@ -100,6 +101,7 @@ def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
         seed=config.seed,
         validation_tier=config.validation_tier,
         state=state,
+        teachers=teachers,
         on_step=on_step,
     )
     bar.close()
@@ -120,6 +122,8 @@ def settings_of(config: ml_collections.ConfigDict) -> TrainingSettings:
       NeuroreconError: a value out of its range.
     """
     values = config.training.to_dict()
+    for key in ("distil_from", "distil_ratio"):
+        values.pop(key)
     settings = TrainingSettings(frozen_core=bool(values.pop("core_from")), **values)
     check_settings(settings)
     return settings
@@ -139,13 +143,31 @@ def _cores(config: ml_collections.ConfigDict) -> list[tuple[Any, Any]]:
     return members
 
 
-def _fields(config: ml_collections.ConfigDict, prepared: list[PreparedRecording]) -> dict[str, Any]:
+def _teachers(config: ml_collections.ConfigDict, sources: list[Any]) -> Teachers | None:
+    """The trained encoders that teach the new ones; None where `training.distil_from` is empty."""
+    if not config.training.distil_from:
+        return None
+    if config.encoder != "dwiseneuro":
+        raise NeuroreconError(
+            "--config.training.distil_from: expected --config.encoder=dwiseneuro, whose readouts share one pass of "
+            f"the core, found {config.encoder}"
+        )
+    found = ensemble_of(listed(config.training.distil_from))
+    names = [r.name for r in sources]
+    student = encoder_of(config, **_fields(config, sources))
+    animals = names if found.animals is None else found.animals
+    return make_teachers(found.members, animals, student, names, config.training.distil_ratio)
+
+
+def _fields(config: ml_collections.ConfigDict, prepared: Sequence[Any]) -> dict[str, Any]:
     shapes = {r.frame_shape for r in prepared}
     if len(shapes) > 1:
         raise NeuroreconError(f"--config.recordings: expected one frame size, found {sorted(shapes)}")
     shape = tuple(prepared[0].frame_shape)
     fields: dict[str, Any] = {"num_neurons": tuple(r.num_neurons for r in prepared)}
     if config.encoder == "dwiseneuro":
+        if config.dwiseneuro.readout_kind == "gaussian":
+            return fields | {"canvas": shape, "screen": shape}
         side = max(64, *shape)
         return fields | {"canvas": (side, side), "screen": shape}
     return fields | {"canvas": shape} | stimulus_statistics(prepared)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neurorecon.encoders import Factorized
-from neurorecon.encoders.factorized import GaussianReadout, mean_pool, space_to_depth
+from neurorecon.encoders.gaussian_readout import GaussianReadout, mean_pool, space_to_depth
 from neurorecon.errors import NeuroreconError
 from tests.tiny_run import random_variables
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import resource
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -238,3 +239,40 @@ def test_a_moved_tree_is_prepared_anew(tree: Path, tmp_path: Path) -> None:
     shutil.move(tree, tmp_path / "elsewhere" / "mouse")
     prepare(open_recording(tmp_path / "elsewhere" / "mouse"), tmp_path / "cache")
     assert len(caches(tmp_path / "cache")) == 2  # the other path's cache isn't ours to remove
+
+
+def test_memory_is_that_of_a_trial_and_of_a_batch(tmp_path: Path) -> None:
+    """Not that of the recording, when it is prepared, opened and drawn from."""
+    rng = np.random.default_rng(0)
+    (small,) = make_trials(1, tier="train")
+    frames, neurons, num_trials = 200, 1000, 12
+    trials = (
+        dataclasses.replace(
+            small,
+            id=str(number),
+            stimulus=rng.integers(0, 256, (frames, *small.stimulus.shape[1:])).astype(np.float32),
+            responses=rng.gamma(1.0, 1.0, (frames, neurons)).astype(np.float32),
+            behaviour=rng.normal(size=(frames, 4)).astype(np.float32),
+        )
+        for number in range(num_trials)
+    )
+    write_sensorium(tmp_path / "mouse", trials)
+    recording = open_recording(tmp_path / "mouse")
+    one_trial = 4 * frames * neurons
+    tracemalloc.start()
+    try:
+        prepared = prepare(recording, tmp_path / "cache")
+        assert tracemalloc.get_traced_memory()[1] < 5 * one_trial < num_trials * one_trial
+        windows = prepared.windows("train", 10, 2)[::400][:5]
+        assert len(windows) == 5
+        tracemalloc.clear_traces()
+        before = tracemalloc.get_traced_memory()[0]
+        batch = prepared.gather(windows, 10, 2, raw=True)
+        size = sum(array.nbytes for array in batch)
+        assert size == 5 * 10 * (4 * neurons + 4 * 4 + small.stimulus[0].size)
+        assert tracemalloc.get_traced_memory()[1] - before < 2 * size
+        tracemalloc.clear_traces()
+        prepared.verify()
+        assert tracemalloc.get_traced_memory()[1] < 2 * one_trial
+    finally:
+        tracemalloc.stop()

@@ -35,12 +35,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.linear_nonlinear.num_taps = 15
     config.linear_nonlinear.envelope = 0.0  # pixels; above 0: filters stay near the receptive field
     config.dwiseneuro = ml_collections.ConfigDict()
-    config.dwiseneuro.core_features = (16, 16, 32, 32)
-    config.dwiseneuro.spatial_strides = (2, 1, 2, 1)
+    config.dwiseneuro.readout_kind = "gaussian"  # learns from few trials; or "published", on a square canvas
+    config.dwiseneuro.window_frames = 32  # published: 16
+    config.dwiseneuro.frame_step = 3  # published: 2
+    config.dwiseneuro.core_features = (8, 16, 32, 32)
+    config.dwiseneuro.spatial_strides = (3, 1, 1, 1)
     config.dwiseneuro.expansion_ratio = 4
     config.dwiseneuro.se_reduce_ratio = 8
-    config.dwiseneuro.cortex_features = (128, 256)
-    config.dwiseneuro.drop_rate = 0.4
+    config.dwiseneuro.cortex_features = (128, 256)  # of the published readout
+    config.dwiseneuro.drop_rate = 0.1  # published: 0.4
     config.dwiseneuro.drop_path_rate = 0.1
     config.training = ml_collections.ConfigDict()
     config.training.num_steps = 2000
@@ -51,6 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.warmup_steps = 30
     config.training.weight_decay = 0.01
     config.training.position_rate = 0.1
+    config.training.readout_rate = 1.0  # DwiseNeuro's published readout needs about 10
     config.training.ema_decay = 0.98
     config.training.ema_warmup = True  # False: constant decay, as published
     config.training.cutmix_probability = 0.0
@@ -63,6 +67,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.precision = "float32"  # of activations; or "bfloat16"
     config.training.shard = ""  # over all devices: "windows" of a batch, "models" of the ensemble, or "both"
     config.training.core_from = ""  # work folder of trained encoders: keeps their core, fits readouts of new animals
+    config.training.distil_from = ""  # work folders of trained encoders: fill in the other animals' responses
+    config.training.distil_ratio = 0.36  # share of the loss that their predictions have
     config.validation_tier = "train"  # "train": `validation_trials` of the training trials are held out
 
     # Reconstruction.
@@ -74,8 +80,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.responses = "recorded"  # or "predicted": the encoders' mean, from the true movie; an upper bound
     config.neurons = ml_collections.ConfigDict()
     config.neurons.share = 1.0  # each neuron is kept with this probability, drawn anew for each clip
+    config.neurons.count = 0  # in place of the share: so many; 0: the share
+    # Which are kept: "random"; "most_reliable" or "least_reliable", by the encoders' correlation on validation trials.
+    config.neurons.order = "random"
     config.neurons.seed = 0
     config.neurons.ablation = "exclude"  # the others; or "zero_target": they stay, silent, as published
+    config.behaviour = ml_collections.ConfigDict()
+    config.behaviour.given = "recorded"  # "shuffled": another training trial's; "mean": of the training trials
+    config.behaviour.seed = 0  # of the shuffling
+    config.members = ""  # places of the encoders to use, "0,2"; empty: all
     config.recipe = "default"  # or "published"
     config.num_steps = 0  # 0: the recipe's
     config.default_recipe = ml_collections.ConfigDict()
@@ -118,6 +131,69 @@ def get_config() -> ml_collections.ConfigDict:
     config.linear_decoder.num_lags = 15
     config.linear_decoder.lag_step = 3
     config.decodable_fraction = 0.0  # above 0: score on the pixels that the linear decoder decodes best, as a share
+
+    # Studies.
+    config.screen = ml_collections.ConfigDict()  # flat, its centre nearest to the eye
+    config.screen.width_cm = 56.5  # with distance_cm, the published 3.4 degrees a pixel of 64 across
+    config.screen.distance_cm = 15.0
+
+    # Part of each recording, for learning curves.
+    config.subset = ml_collections.ConfigDict()
+    config.subset.trials = 1.0  # share of the training trials
+    config.subset.neurons = 1.0  # share of the neurons
+    config.subset.seed = 0  # of the draws; a smaller share is part of a larger one
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.linear_nonlinear = ""  # its work folder; "train": trains it in WORKDIR/linear_nonlinear
+    config.learning_curves = ml_collections.ConfigDict()
+    config.learning_curves.trials = "0.25,0.5,1"  # shares of the training trials, with all neurons
+    config.learning_curves.neurons = "0.25,0.5,1"  # shares of the neurons, with all trials
+    config.learning_curves.num_steps = 120  # of each training
+
+    config.match = ml_collections.ConfigDict()
+    config.match.max_lag = 10  # frames to either side
+    config.match.segment_seconds = 2.0  # of the spectra; its inverse is their resolution in Hz
+    config.match.candidates = 100  # movies of the recording that might have been shown, the true one among them
+
+    config.resolution = ml_collections.ConfigDict()
+    config.resolution.predictors = ""  # work folders of encoders that predict; empty: the last half of the ensemble
+    config.resolution.num_frames = 90  # of each stimulus
+    config.resolution.noise_spatial = "0,1,2,4,8"  # length constants, pixels
+    config.resolution.noise_temporal = "0,1,2,4"  # frames
+    config.resolution.noise_repeats = 2  # draws of each
+    config.resolution.grating_spatial = "0.018,0.036,0.071,0.143"  # cycles/degree
+    config.resolution.grating_temporal = "0,1.875,3.75,7.5"  # Hz
+    config.resolution.directions = 4  # of each grating
+    config.resolution.inverted = 1  # so many of each condition's stimuli are also shown with black and white exchanged
+    config.resolution.noise_matched = 1  # so many also from noisy responses
+    config.ceiling = ml_collections.ConfigDict()
+    config.ceiling.predictors = ""  # as resolution.predictors
+    config.ceiling.other_architecture = "train"  # work folder of such encoders; "train": trains one; empty: left out
+    config.ceiling.num_clips = 6  # of the tier; 0: all
+
+    config.receptive_fields = ml_collections.ConfigDict()
+    config.receptive_fields.spot_pixels = 2  # side of the squares shown; 1: single pixels, as published
+    config.receptive_fields.smoothing = 1.0  # of the maps, in squares; published: 2 (of single pixels)
+    config.receptive_fields.published = False  # quirks: change since before the square, grey padding, stored means
+    config.receptive_fields.keep_responses = False  # of every encoder, 24 bytes for each square and neuron
+    config.receptive_fields.chunk = 32  # squares on the device at once
+    config.receptive_fields.permutations = 1000  # of the neurons, for the p-value of the retinotopy
+
+    config.ensemble_size = ml_collections.ConfigDict()
+    config.ensemble_size.sizes = ""  # numbers of encoders, "1,2,4"; empty: from one to all
+    config.ensemble_size.subsets = 3  # draws of encoders for each size, at most
+    config.ensemble_size.seed = 0
+    config.ensemble_size.max_clips = 8  # 0: all
+    config.ablation = ml_collections.ConfigDict()
+    config.ablation.shares = "0.125,0.25,0.5,1"  # of the neurons
+    config.ablation.counts = ""  # numbers of neurons, in place of shares
+    config.ablation.orders = "random,most_reliable"  # or "least_reliable"
+    config.ablation.draws = 2  # of random neurons, for each share
+    config.ablation.max_clips = 4  # 0: all
+    config.behaviour_max_clips = 8  # of experiments.behaviour; 0: all
+    config.masks = ml_collections.ConfigDict()
+    config.masks.strict = 0.6  # threshold of the strict mask; that of the standard one is mask.threshold
+    config.masks.thresholds = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"  # of the sweep
+    config.masks.max_clips = 4  # 0: all
 
     # Simulation.
     config.simulation = ml_collections.ConfigDict()

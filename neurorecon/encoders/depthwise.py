@@ -10,6 +10,7 @@ import functools
 import operator
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,26 +36,36 @@ def depthwise_temporal(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def in_pieces(function: Callable[[jax.Array], jax.Array], x: jax.Array, numbers: int) -> jax.Array:
-    """`function` over the frames of x; on CPU a few at a time, so that what it needs stays in cache.
-
-    What the gradient needs is worked out anew in its turn: quicker there than a round trip through memory.
+    """`function` over the frames of x, a few at a time, see `over_pieces`.
 
     Args:
       function: (frame, ...) -> (frame, ...), each frame by itself.
       x: (window, time, ...).
       numbers: in the largest array that `function` makes of a frame.
     """
-    frames = x.reshape(-1, *x.shape[2:])
-    if jax.default_backend() == "cpu":
-        piece = max(
-            n for n in range(1, len(frames) + 1) if len(frames) % n == 0 and n * numbers <= max(_CACHED, numbers)
-        )
-        pieces = frames.reshape(-1, piece, *frames.shape[1:])
-        # One piece alone stays outside of the loop.
-        out = lax.map(jax.checkpoint(function), pieces) if len(pieces) > 1 else function(frames)[None]
-    else:
-        out = function(frames)[None]
+    out = over_pieces(function, x.reshape(-1, *x.shape[2:]), numbers)
     return out.reshape(*x.shape[:2], *out.shape[2:])
+
+
+def over_pieces(function: Callable[[jax.Array], Any], x: jax.Array, numbers: int) -> Any:
+    """`function` over pieces of the first axis of x; on CPU so small that what it needs stays in cache.
+
+    What the gradient needs is worked out anew in its turn: quicker there than a round trip through memory.
+
+    Args:
+      function: (item, ...) -> a tree of arrays.
+      x: (item, ...).
+      numbers: in the largest array that `function` makes of an item.
+
+    Returns:
+      The trees of all pieces, stacked: (piece, ...).
+    """
+    # A loop over an axis that several devices share would gather it on each of them.
+    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+        piece = max(n for n in range(1, len(x) + 1) if len(x) % n == 0 and n * numbers <= max(_CACHED, numbers))
+        if piece < len(x):
+            return lax.map(jax.checkpoint(function), x.reshape(-1, piece, *x.shape[1:]))
+    return jax.tree.map(lambda y: y[None], function(x))
 
 
 def _depthwise(x, kernel, axes, stride):

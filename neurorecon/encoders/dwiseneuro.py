@@ -1,4 +1,4 @@
-"""DwiseNeuro: the encoder that won Sensorium 2023, exactly as published, for any size.
+"""DwiseNeuro: the encoder that won Sensorium 2023, exactly as published, for any size; or its core for small data.
 
 Axes: inputs (window, time, height, width, channel), channel 0 the movie (grey 0..255), channels 1.. the
 behaviour, each filling its plane; outputs (window, time, neuron). Facts: Baikulov, DwiseNeuro
@@ -17,11 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from neurorecon.encoders import position
-from neurorecon.encoders.depthwise import depthwise_spatial, depthwise_temporal, in_pieces
+from neurorecon.encoders.batch_norm import BatchNorm, with_moments
+from neurorecon.encoders.depthwise import depthwise_spatial, depthwise_temporal, in_pieces, over_pieces
+from neurorecon.encoders.gaussian_readout import GaussianReadout
 from neurorecon.errors import NeuroreconError
-
-EPSILON = 1e-5
-MOMENTUM = 0.1
 
 
 def softplus(x: jax.Array, beta: float) -> jax.Array:
@@ -77,63 +76,6 @@ def normal_fan_out(fan_out: int) -> Callable:
     return nn.initializers.normal(math.sqrt(2.0 / fan_out))
 
 
-class BatchNorm(nn.Module):
-    """Batch norm over all axes but the last.
-
-    In training the batch's biased variance normalises, its unbiased one (n - 1) enters the running variance, and
-    `count` counts the batches. Folded, what a convolution can't absorb is left: a bias, and with `scaled`, a scale.
-    """
-
-    folded: bool = False
-    scaled: bool = False
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        if not train or self.folded:
-            factor, offset = self.affine(x.shape[-1])
-            return x + offset if factor is None else x * factor + offset
-        scale, bias, mean, variance, count = self._variables(x.shape[-1])
-        number = x.size // x.shape[-1]
-        if number < 2:
-            raise NeuroreconError(
-                "inputs: expected more than one value per channel in training, found one; give more windows or frames"
-            )
-        axes, wide = tuple(range(x.ndim - 1)), x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        batch_mean = jnp.mean(wide, axes)
-        batch_variance = jnp.mean(jnp.square(wide - batch_mean), axes)
-        if not self.is_initializing():
-            unbiased = batch_variance * (number / (number - 1))
-            for running, value in ((mean, batch_mean), (variance, unbiased)):
-                new = (1.0 - MOMENTUM) * running.value + MOMENTUM * jax.lax.stop_gradient(value)
-                running.value = new.astype(running.value.dtype)
-            count.value = count.value + 1
-        factor = scale / jnp.sqrt(batch_variance + EPSILON)
-        return (x - batch_mean) * factor + bias
-
-    def affine(self, size: int) -> tuple[jax.Array | None, jax.Array]:
-        """In evaluation: x * factor + offset, both (size,); None for a factor that a folded kernel holds."""
-        scale, bias, mean, variance, _ = self._variables(size)
-        if self.folded:
-            return scale, bias
-        factor = scale / jnp.sqrt(variance.value + EPSILON)
-        return factor, bias - mean.value * factor
-
-    def absorbed(self, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The kernel before the norm with its factor, and the offset that is left, in evaluation."""
-        factor, offset = self.affine(kernel.shape[-1])
-        return kernel if factor is None else kernel * factor, offset
-
-    @nn.compact
-    def _variables(self, size: int) -> tuple:
-        bias = self.param("bias", nn.initializers.zeros, (size,))
-        scaled = self.scaled or not self.folded
-        scale = self.param("scale", nn.initializers.ones, (size,)) if scaled else None
-        if self.folded:
-            return scale, bias, None, None, None
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (size,), jnp.float32)
-        variance = self.variable("batch_stats", "var", jnp.ones, (size,), jnp.float32)
-        return scale, bias, mean, variance, self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
-
-
 class PositionCode(nn.Module):
     """Adds the fixed sinusoidal code of time, row and column (see `position`).
 
@@ -164,8 +106,12 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = x @ self.param("conv", normal_fan_out(self.features), (x.shape[-1], self.features))
-        return BatchNorm(self.folded, name="norm")(x, train)
+        kernel = self.param("conv", normal_fan_out(self.features), (x.shape[-1], self.features))
+        norm = BatchNorm(self.folded, name="norm")
+        if train:
+            return norm(x @ kernel, train)
+        kernel, offset = norm.absorbed(kernel)
+        return x @ kernel + offset
 
 
 class Block(nn.Module):
@@ -193,33 +139,54 @@ class Block(nn.Module):
         spatial = self.param("spatial", normal_fan_out(k * k), (k, k, wide))
         temporal = self.param("temporal", normal_fan_out(kt), (kt, wide))
         norms = [BatchNorm(self.folded, name=f"{of}_norm") for of in ("expand", "spatial", "temporal", "project")]
+        reduced = wide // self.se_reduce_ratio
+        squeeze = self.param("squeeze", normal_fan_out(reduced), (wide, reduced))
+        squeeze_bias = self.param("squeeze_bias", nn.initializers.zeros, (reduced,))
+        excite = self.param("excite", normal_fan_out(wide), (reduced, wide))
+        excite_bias = self.param("excite_bias", nn.initializers.zeros, (wide,))
+        project = self.param("project", normal_fan_out(self.features), (wide, self.features))
+
+        def gated(x, project, offset):
+            """The gate goes into each window's projection, which is smaller than what it gates."""
+            gate = nn.silu(jnp.mean(x, axis=(1, 2, 3)) @ squeeze + squeeze_bias)
+            gate = nn.sigmoid(gate @ excite + excite_bias)
+            return jnp.einsum("nthwi,nio->nthwo", x, gate[:, :, None] * project) + offset
+
+        numbers = math.prod(x.shape[2:4]) * wide
         if train:
-            x = nn.silu(norms[0](x @ expand, train))
-            x = nn.silu(norms[1](depthwise_spatial(x, spatial, self.spatial_stride), train))
-            x = nn.silu(norms[2](depthwise_temporal(x, temporal), train))
+            # No norm asks for a pass of its own: moments come with what they are of, or from what it is made of.
+            centre, expand, b0 = norms[0].of_product(x, expand)
+
+            def of_frames(frames):
+                seen = nn.silu((frames - centre).astype(x.dtype) @ expand + b0).astype(x.dtype)
+                return depthwise_spatial(seen, spatial, self.spatial_stride)
+
+            seen, mean, variance = with_moments(of_frames, x.reshape(-1, *x.shape[2:]), numbers)
+            seen = seen.reshape(*x.shape[:2], *seen.shape[1:])
+            values = seen.size // wide
+            f1, b1 = norms[1].of_moments(mean, variance, values)
+
+            def of_windows(windows):
+                return depthwise_temporal(nn.silu(windows * f1 + b1).astype(x.dtype), temporal)
+
+            seen, mean, variance = with_moments(of_windows, seen, seen[0].size)
+            f2, b2 = norms[2].of_moments(mean, variance, values)
+
+            def projected(windows):
+                return gated(nn.silu(windows * f2 + b2).astype(x.dtype), project, 0)
+
+            out = over_pieces(projected, seen, seen[0].size)
+            x = norms[3](out.reshape(-1, *out.shape[2:]), train)
         else:
-            kernels = zip(norms, (expand, spatial, temporal))
-            (expand, b0), (spatial, b1), (temporal, b2) = (norm.absorbed(kernel) for norm, kernel in kernels)
+            kernels = zip(norms, (expand, spatial, temporal, project))
+            (expand, b0), (spatial, b1), (temporal, b2), (project, b3) = (norm.absorbed(k) for norm, k in kernels)
 
             def of_frames(frames):
                 seen = nn.silu(frames @ expand + b0)
                 return nn.silu(depthwise_spatial(seen, spatial, self.spatial_stride) + b1)
 
-            x = in_pieces(of_frames, x, math.prod(x.shape[2:4]) * wide)
-            x = nn.silu(depthwise_temporal(x, temporal) + b2)
-
-        reduced = wide // self.se_reduce_ratio
-        gate = jnp.mean(x, axis=(1, 2, 3))
-        gate = gate @ self.param("squeeze", normal_fan_out(reduced), (wide, reduced))
-        gate = nn.silu(gate + self.param("squeeze_bias", nn.initializers.zeros, (reduced,)))
-        gate = gate @ self.param("excite", normal_fan_out(wide), (reduced, wide))
-        gate = nn.sigmoid(gate + self.param("excite_bias", nn.initializers.zeros, (wide,)))
-        project = self.param("project", normal_fan_out(self.features), (wide, self.features))
-        if train:
-            x = norms[3]((x * gate[:, None, None, None]) @ project, train)
-        else:  # the gate goes into each window's projection, which is smaller than what it gates
-            project, offset = norms[3].absorbed(project)
-            x = jnp.einsum("nthwi,nio->nthwo", x, gate[:, :, None] * project) + offset
+            x = in_pieces(of_frames, x, numbers)
+            x = gated(nn.silu(depthwise_temporal(x, temporal) + b2), project, b3)
         x = stochastic_depth(self, x, self.drop_path_rate, train)
         shortcut = tile_channels(subsample_nearest(shortcut, self.spatial_stride), self.features)
         return x + BatchNorm(self.folded, scaled=True, name="shortcut_norm")(shortcut, train)
@@ -279,6 +246,9 @@ class DwiseNeuro(nn.Module):
       folded: the weights have their batch norms folded in (see `fold_batch_norm`); for inference only.
       remat: recompute a block's activations in the backward pass: less memory, a third slower.
       screen: (height, width) of the movie amid the canvas; left out, as much of 36 x 64 as the canvas holds.
+      readout_kind: "published": the core is averaged over space, then goes through the cortex layers; or "gaussian",
+        not published: each neuron sees the core at a place of its own (see `gaussian_readout`), without cortex
+        layers. That learns from far fewer trials. The canvas is the screen.
     """
 
     num_neurons: tuple[int, ...]
@@ -301,6 +271,7 @@ class DwiseNeuro(nn.Module):
     folded: bool = False
     remat: bool = False
     screen: tuple[int, int] | None = None
+    readout_kind: str = "published"
 
     # Squeeze-and-excite averages over the window's time, convolutions pad it: only whole windows make sense.
     time_invariant = False
@@ -352,12 +323,16 @@ class DwiseNeuro(nn.Module):
                 self.folded,
                 name=f"block{i}",
             )(x, train)
+        # At initialisation every readout is built, whichever was asked for.
+        needed = range(len(self.num_neurons)) if readout is None or self.is_initializing() else [readout]
+        if self.readout_kind == "gaussian":
+            x = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2, 3))(x, deterministic=not train)
+            outputs = {i: self._through_gaussians(x, i) for i in needed}
+            return tuple(outputs.values()) if readout is None else outputs[readout]
         x = jnp.mean(x, axis=(2, 3))
         self.sow("intermediates", "pool", x)
         for i, features in enumerate(self.cortex_features):
             x = CortexLayer(features, self.groups, self.drop_path_rate, self.folded, name=f"cortex{i}")(x, train)
-        # At initialisation every readout is built, whichever was asked for.
-        needed = range(len(self.num_neurons)) if readout is None or self.is_initializing() else [readout]
         outputs = {
             i: Readout(self.num_neurons[i], self.groups, self.softplus_beta, self.drop_rate, name=f"readout{i}")(
                 x, train
@@ -365,6 +340,11 @@ class DwiseNeuro(nn.Module):
             for i in needed
         }
         return tuple(outputs.values()) if readout is None else outputs[readout]
+
+    def _through_gaussians(self, x: jax.Array, index: int) -> jax.Array:
+        number = self.num_neurons[index]
+        scale = jnp.exp(self.param(f"log_scale{index}", nn.initializers.zeros, (number,)))
+        return scale * nn.softplus(GaussianReadout(number, name=f"readout{index}")(x))
 
 
 def check_sizes(encoder: DwiseNeuro) -> None:
@@ -391,6 +371,12 @@ def check_sizes(encoder: DwiseNeuro) -> None:
             "a divisor of the last core width and of every cortex width",
         ),
         (e.softplus_beta > 0, "softplus_beta", "a positive number"),
+        (e.readout_kind in ("published", "gaussian"), "readout_kind", "published or gaussian"),
+        (
+            e.readout_kind == "published" or tuple(e.canvas) == tuple(e.screen or ()),
+            "canvas",
+            f"the screen, {e.screen}, with the gaussian readout",
+        ),
         (0 <= e.drop_rate < 1, "drop_rate", "0 <= rate < 1"),
         (0 <= e.drop_path_rate < 1, "drop_path_rate", "0 <= rate < 1"),
     )

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from neurorecon.encoders.dwiseneuro import EPSILON, DwiseNeuro
+from neurorecon.encoders.batch_norm import EPSILON
+from neurorecon.encoders.dwiseneuro import DwiseNeuro
 from neurorecon.errors import NeuroreconError
 
 
@@ -25,7 +26,7 @@ def fold_batch_norm(encoder: DwiseNeuro, variables: Any) -> tuple[DwiseNeuro, An
         raise NeuroreconError("encoder: expected an unfolded DwiseNeuro, found another one; fold once, after training")
     params = {path: np.asarray(a) for path, a in traverse_util.flatten_dict(variables["params"]).items()}
     stats = traverse_util.flatten_dict(variables["batch_stats"])
-    folded = {path: a for path, a in params.items() if not path[-2].endswith("norm")}
+    folded = {path: a for path, a in params.items() if not path[-2:-1] or not path[-2].endswith("norm")}
     for path, scale in params.items():
         if path[-1] != "scale":
             continue

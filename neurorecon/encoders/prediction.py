@@ -19,6 +19,7 @@ def predict_trial(
     behaviour: Any,
     readout: int = 0,
     chunk: int = 8,
+    every: int = 1,
 ) -> np.ndarray:
     """Predicts a trial's responses in evaluation mode, as published.
 
@@ -37,6 +38,8 @@ def predict_trial(
       behaviour: (time, 4) = pupil dilation, running speed, pupil x, pupil y.
       readout: which animal.
       chunk: windows on the device at once.
+      every: above 1, windows begin at every so many frames only, in each phase of `frame_step`: quicker, not as
+        published, and without effect on time-invariant encoders.
 
     Returns:
       (time, neuron), in the dtype of the encoder's output.
@@ -50,8 +53,11 @@ def predict_trial(
         raise NeuroreconError(f"readout: expected 0 to {num_neurons - 1} (one per animal), found {readout}")
     if chunk < 1:
         raise NeuroreconError(f"chunk: expected at least 1 window at once, found {chunk}")
-    predict = _predict_streams if encoder.time_invariant else _predict_windows  # type: ignore[attr-defined]
-    return predict(encoder, variables, stimulus, behaviour, readout, chunk)
+    if every < 1:
+        raise NeuroreconError(f"every: expected at least 1 frame, found {every}")
+    if encoder.time_invariant:  # type: ignore[attr-defined]
+        return _predict_streams(encoder, variables, stimulus, behaviour, readout)
+    return _predict_windows(encoder, variables, stimulus, behaviour, readout, chunk, every)
 
 
 def predict_ensemble(
@@ -77,7 +83,7 @@ def _apply(encoder, variables, stimulus, behaviour, readout):
     return encoder.apply(variables, inputs, readout=readout)
 
 
-def _predict_windows(encoder, variables, stimulus, behaviour, readout, chunk) -> np.ndarray:
+def _predict_windows(encoder, variables, stimulus, behaviour, readout, chunk, every) -> np.ndarray:
     num_frames = len(stimulus)
     offsets = np.arange(encoder.window_frames) * encoder.frame_step
     num_windows = num_frames - int(offsets[-1])
@@ -93,23 +99,29 @@ def _predict_windows(encoder, variables, stimulus, behaviour, readout, chunk) ->
     total = None
     counts = np.zeros(num_frames)
     variables = jax.device_put(variables)
-    for first in range(0, num_windows, chunk):
+    begin = _window_starts(num_windows, encoder.frame_step, every)
+    for first in range(0, len(begin), chunk):
         # The last chunk is filled up with its last window, so that every chunk has one shape; the fill is not
         # used.
-        starts = np.minimum(np.arange(first, first + chunk), num_windows - 1)
+        starts = begin[np.minimum(np.arange(first, first + chunk), len(begin) - 1)]
         frames = starts[:, None] + offsets
         predicted = np.asarray(_apply(encoder, variables, stimulus[frames], behaviour[frames], readout))
         if total is None:
             total = np.zeros((num_frames, predicted.shape[-1]))
-        for window in range(min(chunk, num_windows - first)):
+        for window in range(min(chunk, len(begin) - first)):
             total[frames[window]] += predicted[window]
             counts[frames[window]] += 1
     assert total is not None
     return (total / np.maximum(counts, 1)[:, None]).astype(predicted.dtype)
 
 
-def _predict_streams(encoder, variables, stimulus, behaviour, readout, chunk) -> np.ndarray:
-    del chunk  # the streams are few
+def _window_starts(num_windows: int, frame_step: int, every: int) -> np.ndarray:
+    """Groups of `frame_step` starts, one group in `every` frames; the last ones too, for the trial's end."""
+    starts = np.arange(num_windows)
+    return starts[(starts % max(every, frame_step) < frame_step) | (starts >= num_windows - frame_step)]
+
+
+def _predict_streams(encoder, variables, stimulus, behaviour, readout) -> np.ndarray:
     variables = jax.device_put(variables)
     responses = None
     for offset in range(min(encoder.frame_step, len(stimulus))):

@@ -87,6 +87,11 @@ def export_published(encoder: DwiseNeuro, variables: Any, path: str | os.PathLik
     """
     if not isinstance(encoder, DwiseNeuro) or encoder.folded:
         raise NeuroreconError("encoder: expected an unfolded DwiseNeuro; other encoders have no published layout")
+    if encoder.readout_kind != "published":
+        raise NeuroreconError(
+            f"encoder: expected readout_kind 'published', found {encoder.readout_kind!r}, of which the published code "
+            "knows nothing; train with --config.dwiseneuro.readout_kind=published"
+        )
     suffix = Path(path).suffix
     if suffix not in (".npz", ".pth"):
         raise NeuroreconError(f"{path}: expected a name that ends in .npz or .pth")

@@ -14,6 +14,7 @@ import numpy as np
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import atomic_path, read_json, save_json
 from neurorecon.recordings.sensorium import Recording
+from neurorecon.recordings.subset import RecordingSubset
 from neurorecon.recordings.trial import BEHAVIOUR, Trial
 from neurorecon.recordings.validation import as_target, check_tier, nearest_tier_line
 
@@ -229,12 +230,14 @@ def prepare(recording: Recording, cache_folder: str | os.PathLike | None) -> Pre
 
 
 def fingerprint(recording: Recording) -> str:
-    """A hash of the source: names, sizes and times of all files, and the contents of a few."""
+    """A hash of the source: names, sizes and times of all files, the contents of a few, and what a subset takes."""
     root = recording.path
     files = sorted(p for part in ("data", "meta/trials") for p in (root / part).rglob("*.npy"))
     meta = root / "meta" / "recording.json"
     files += [meta] if meta.exists() else []
     digest = hashlib.blake2b(f"{_FORMAT} {root}\n".encode(), digest_size=16)
+    if isinstance(recording, RecordingSubset):
+        digest.update(f"{recording.neurons.tolist()} {recording.trial_ids('train')}\n".encode())
     try:
         for path in files:
             status = path.stat()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
+from neurorecon.encoders.dwiseneuro import DwiseNeuro
 from neurorecon.encoders.linear_nonlinear import LinearNonlinear
 from neurorecon.recordings.prepared import PreparedRecording
 from neurorecon.training.spike_triggered import start_at_average
@@ -74,8 +75,13 @@ def retinotopic_positions(
     return np.stack([row, column], axis=1).astype(np.float32)
 
 
+def _softplus_inverse(values: np.ndarray, beta: float) -> np.ndarray:
+    scaled = beta * values.astype(np.float64)
+    return ((scaled + np.log(-np.expm1(-scaled))) / beta).astype(np.float32)
+
+
 def start_from_data(variables: Any, recordings: Sequence[PreparedRecording], *, encoder: Any = None) -> Any:
-    """Variables whose response scales and readout positions fit the training trials, where the encoder has such.
+    """Variables whose response scales, biases and positions fit the training trials, where the encoder has such.
 
     A linear-nonlinear `encoder` with an envelope starts at the spike-triggered average.
     """
@@ -86,6 +92,10 @@ def start_from_data(variables: Any, recordings: Sequence[PreparedRecording], *, 
             # softplus(0) = log 2: the first prediction is the mean response.
             params[scale] = jnp.log(jnp.asarray(response_means(recording)) / np.log(2.0))
         readout = params.get(f"readout{index}", {})
+        if isinstance(encoder, DwiseNeuro) and encoder.readout_kind == "published":
+            bias = jnp.asarray(_softplus_inverse(response_means(recording), encoder.softplus_beta))
+            readout = {**readout, "bias": jnp.zeros_like(readout["bias"]).at[: len(bias)].set(bias)}
+            params[f"readout{index}"] = readout
         if "position" in readout and min(recording.frame_shape) >= 16:
             params[f"readout{index}"] = {**readout, "position": jnp.asarray(retinotopic_positions(recording))}
         if isinstance(encoder, LinearNonlinear) and encoder.envelope > 0:

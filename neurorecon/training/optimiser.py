@@ -11,6 +11,8 @@ from neurorecon.training.schedule import warmup_cosine
 from neurorecon.training.settings import TrainingSettings
 
 _OF_ANIMAL = re.compile(r"(readout|behaviour|log_scale)\d+")
+_MIXING = ("kernel", "conv", "expand", "project")  # kernels that mix channels, but for those of dense layers
+_KERNELS = (*_MIXING, "spatial", "temporal", "squeeze", "excite", "weights", "space", "time")
 
 
 def belongs_to_animal(name: str) -> bool:
@@ -25,16 +27,18 @@ def make_optimiser(settings: TrainingSettings) -> optax.GradientTransformation:
         return warmup_cosine(peak, warmup_steps=settings.warmup_steps, num_steps=settings.num_steps)
 
     def decayed(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: _name(path) in ("kernel", "weights", "space", "time"), params
-        )
+        return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) in _KERNELS, params)
 
-    def slowed(updates, params=None):
+    def paced(updates, params=None):
         # Positions start from the data, close to where they belong: at the full rate Adam's noise carries them off.
         del params
-        return jax.tree_util.tree_map_with_path(
-            lambda path, u: u * settings.position_rate if _name(path) == "position" else u, updates
-        )
+
+        def rate(path: tuple) -> float:
+            if _name(path) == "position":
+                return settings.position_rate
+            return settings.readout_rate if str(path[0].key).startswith("readout") else 1.0
+
+        return jax.tree_util.tree_map_with_path(lambda path, u: u * rate(path), updates)
 
     with_muon = settings.optimiser == "muon"
     descent = optax.adamw(
@@ -47,7 +51,7 @@ def make_optimiser(settings: TrainingSettings) -> optax.GradientTransformation:
     rule = optax.chain(
         optax.clip_by_global_norm(1e4),  # against a single burst, far above the usual norm
         descent,
-        optax.stateless(slowed),
+        optax.stateless(paced),
     )
     return optax.partition({True: rule, False: optax.set_to_zero()}, _of_animals) if settings.frozen_core else rule
 
@@ -57,15 +61,24 @@ def _of_animals(params: Any) -> Any:
 
 
 def _convolutions(params: Any) -> Any:
-    """True for kernels (taps ..., channel, feature) that mix channels."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: _name(path) == "kernel" and x.ndim > 2 and min(x.shape[-2:]) > 1, params
-    )
+    """True for the core's kernels (taps ..., channel, feature) that mix channels; DwiseNeuro's have no taps."""
+
+    def mixes(path: tuple, x: Any) -> bool:
+        if _name(path) not in _MIXING or belongs_to_animal(str(path[0].key)) or min(x.shape[-2:], default=1) < 2:
+            return False
+        return x.ndim > (2 if _name(path) == "kernel" else 1)
+
+    return jax.tree_util.tree_map_with_path(mixes, params)
 
 
 def _as_matrices(params: Any) -> Any:
-    """A kernel is to Muon the matrix from all taps and channels to features."""
-    return jax.tree.map(lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1), params)
+    """A kernel is to Muon the matrix from all taps and channels to features; a grouped one, a matrix for each group."""
+
+    def dimensions(path: tuple, x: Any) -> Any:
+        first = 1 if _name(path) == "conv" and x.ndim == 3 else 0
+        return optax.contrib.MuonDimensionNumbers(tuple(range(first, x.ndim - 1)), x.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)
 
 
 def _name(path: tuple) -> str:

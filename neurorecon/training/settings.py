@@ -17,6 +17,8 @@ class TrainingSettings:
       kernel_rate: peak of Muon's, which runs alongside; not used by "adamw".
       weight_decay: of AdamW, on kernels and readout weights (not on biases, norms, positions and scales).
       position_rate: learning rate of the readout positions, as a share of the others'.
+      readout_rate: learning rate of the rest of the readouts, as a multiple of the others'. That of DwiseNeuro as
+        published acts through a softplus of slope 0.07, flat at low rates, and needs about 10 in short trainings.
       ema_decay: of the running mean of weights and statistics, which is what is saved.
       ema_warmup: the decay warms up as (1 + k) / (10 + k); otherwise it is constant, as published.
       cutmix_probability: of mixing a batch ("plain") or a window ("published").
@@ -43,6 +45,7 @@ class TrainingSettings:
     warmup_steps: int = 30
     weight_decay: float = 0.01
     position_rate: float = 0.1
+    readout_rate: float = 1.0
     ema_decay: float = 0.98
     ema_warmup: bool = True
     cutmix_probability: float = 0.0

@@ -13,6 +13,7 @@ import optax
 
 from neurorecon.encoders.canvas import make_inputs
 from neurorecon.recordings.prepared import PreparedRecording
+from neurorecon.training.distillation import Teachers, distilled_loss, taught
 from neurorecon.training.initialise import start_from_data
 from neurorecon.training.objective import cut_inputs, moving_average, poisson_loss
 from neurorecon.training.optimiser import belongs_to_animal, make_optimiser
@@ -89,7 +90,9 @@ def _random_start(encoder, keys):
 
 
 @partial(jax.jit, static_argnames=("encoder", "settings", "parallel"), donate_argnames=("state",))
-def train_step(encoder, settings: TrainingSettings, parallel: bool, state: TrainState, batches, weights, key):
+def train_step(
+    encoder, settings: TrainingSettings, parallel: bool, state: TrainState, batches, weights, key, teachers=None
+):
     """One update of every model.
 
     Args:
@@ -99,12 +102,13 @@ def train_step(encoder, settings: TrainingSettings, parallel: bool, state: Train
         behaviour), and boxes where CutMix is as published.
       weights: for each animal (neuron,).
       key: of this step.
+      teachers: `Teachers` whose predictions are the other animals' targets; None without distillation.
 
     Returns:
       The new state and the loss of each model, (model,), for each response.
     """
     transform = make_optimiser(settings)
-    gradient_of = _gradient(encoder, settings, weights)
+    gradient_of = _gradient(encoder, settings, weights, teachers)
 
     def one_model(args):
         variables, optimiser, ema, batch, key = args
@@ -133,7 +137,7 @@ def train_step(encoder, settings: TrainingSettings, parallel: bool, state: Train
     return TrainState(state.step + 1, variables, optimiser, ema, state.best, state.best_score), loss
 
 
-def _gradient(encoder: Encoder, settings: TrainingSettings, weights: Sequence[Any]):
+def _gradient(encoder: Encoder, settings: TrainingSettings, weights: Sequence[Any], teachers: Teachers | None):
     """(variables, batch, key) -> loss, batch statistics, gradient of the parameters."""
     skip = encoder.warmup_frames if encoder.time_invariant else 0
     num_responses = sum(w.shape[0] for w in weights) * (encoder.window_frames - skip)
@@ -146,18 +150,21 @@ def _gradient(encoder: Encoder, settings: TrainingSettings, weights: Sequence[An
             params = {n: p if belongs_to_animal(n) else jax.lax.stop_gradient(p) for n, p in params.items()}
         # Scales are multiplied with the output, which is float32 again.
         cast = {n: p if n.startswith("log_scale") or not half else _as_bfloat16(p) for n, p in params.items()}
-        for readout, (inputs, responses) in enumerate(pieces):
+        for readout, (inputs, responses, *others) in enumerate(pieces):
             with nn.intercept_methods(_half_outputs) if half else contextlib.nullcontext():
                 predicted, changed = seen_by.apply(
                     {"params": cast, "batch_stats": statistics},
                     inputs,
-                    readout=readout,
+                    readout=readout if teachers is None else None,
                     train=not settings.frozen_core,
                     rngs={"dropout": jax.random.fold_in(key, readout)},
                     mutable=["batch_stats"],
                 )
             statistics = {**statistics, **changed.get("batch_stats", {})}
             target = jax.nn.relu(responses[:, skip:])
+            if teachers is not None:
+                total += distilled_loss(predicted, target, *others, readout, teachers.ratio, weights)
+                continue
             total += poisson_loss(predicted[:, skip:].astype(responses.dtype), target, weights[readout])
         return total / num_responses, statistics
 
@@ -166,8 +173,10 @@ def _gradient(encoder: Encoder, settings: TrainingSettings, weights: Sequence[An
         animals = []
         for stimulus, responses, behaviour, *boxes in batch:
             inputs = make_inputs(stimulus.astype(jnp.float32), behaviour, encoder.canvas, encoder.padding)
-            inputs = normalised(cut_inputs(inputs, *boxes) if boxes else inputs)
-            animals.append((inputs.astype(jnp.bfloat16) if half else inputs, responses))
+            inputs = cut_inputs(inputs, *boxes) if boxes else inputs
+            others = () if teachers is None else (taught(teachers, inputs),)
+            inputs = normalised(inputs)
+            animals.append((inputs.astype(jnp.bfloat16) if half else inputs, responses, *others))
         descend = jax.value_and_grad(loss_of, has_aux=True)
         if settings.accumulate == 1:
             (loss, statistics), gradient = descend(params, statistics, animals, key)

@@ -6,13 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from neurorecon.encoders.prediction import predict_trial
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation.response_metrics import single_trial_correlation
 from neurorecon.recordings.prepared import PreparedRecording
 from neurorecon.training.batches import draw_batches, split_trials
+from neurorecon.training.distillation import Teachers
 from neurorecon.training.initialise import response_means
+from neurorecon.training.prefetch import Prefetch
 from neurorecon.training.settings import TrainingSettings, check_settings
 from neurorecon.training.sharding import place_batches, place_state, training_mesh
 from neurorecon.training.step import TrainState, initial_state, train_step
@@ -38,11 +41,14 @@ def validation_scores(
     """(model,) single-trial correlation on the given trials, mean over animals; variables are stacked."""
     num_models = jax.tree.leaves(variables)[0].shape[0]
     scores = np.zeros((num_models, len(recordings)))
+    every = max(1, encoder.window_frames * encoder.frame_step // 2)  # every frame twice; all windows would take long
     for model in range(num_models):
         member = jax.tree.map(lambda x, m=model: x[m], variables)
         for animal, recording in enumerate(recordings):
             trials = [recording.target(i) for i in trial_ids[animal]]
-            predictions = [predict_trial(encoder, member, t.stimulus, t.behaviour, readout=animal) for t in trials]
+            predictions = [
+                predict_trial(encoder, member, t.stimulus, t.behaviour, readout=animal, every=every) for t in trials
+            ]
             shortest = min(t.num_frames for t in trials)
             scores[model, animal] = single_trial_correlation(
                 predictions, [t.responses for t in trials], skip=min(50, shortest // 4)
@@ -60,6 +66,7 @@ def train(
     validation_tier: str = "train",
     parallel: bool | None = None,
     state: TrainState | None = None,
+    teachers: Teachers | None = None,
     on_step: Callable[[TrainState, dict[str, Any]], None] | None = None,
 ) -> TrainState:
     """Trains an ensemble from `state` (or from scratch) to the end.
@@ -75,6 +82,7 @@ def train(
       validation_tier: whose trials choose the best moment of each model, see `split_trials`.
       parallel: models at once by `vmap` (default on accelerators) or one after another (default on CPU).
       state: where to go on.
+      teachers: trained encoders whose predictions are the other animals' targets, see `distillation`.
       on_step: called after each step with the state and what there is to log; the state's buffers are given away by
         the next step, so copy what is kept.
 
@@ -103,27 +111,33 @@ def train(
     weights = [_neuron_weights(r, settings.balanced) for r in recordings]
     if mesh is not None:
         state = place_state(state, mesh)
-    while (step := int(state.step)) < settings.num_steps:
+        teachers = jax.device_put(teachers, NamedSharding(mesh, PartitionSpec()))
+
+    def drawn(step: int) -> Any:
         batches = draw_batches(encoder, recordings, windows, settings, num_models=num_models, seed=seed, step=step)
-        if mesh is not None:
-            batches = place_batches(batches, mesh)
-        state, loss = train_step(encoder, settings, parallel, state, batches, weights, jax.random.fold_in(key, step))
-        if mesh is not None:
-            state = place_state(state, mesh)  # where they lie already, unless the compiler thought otherwise
-        losses = np.asarray(loss)
-        if not np.isfinite(losses).all():
-            bad = int(np.argmin(np.isfinite(losses)))
-            raise NeuroreconError(
-                f"training: the loss of model {bad} is not finite at step {step}; lower the learning rate"
+        return jax.device_put(batches) if mesh is None else place_batches(batches, mesh)
+
+    with Prefetch(drawn, range(int(state.step), settings.num_steps)) as prefetch:
+        for step, batches in prefetch:
+            state, loss = train_step(
+                encoder, settings, parallel, state, batches, weights, jax.random.fold_in(key, step), teachers
             )
-        record: dict[str, Any] = {"step": step + 1, "loss": losses.tolist()}
-        if (step + 1) % settings.validation_every == 0 or step + 1 == settings.num_steps:
-            seen = state.ema if mesh is None else jax.tree.map(np.asarray, state.ema)  # off the mesh
-            scores = validation_scores(encoder, seen, recordings, [held_out for _, held_out in splits])
-            state = _keep_best(state, jnp.asarray(scores, jnp.float32))
-            record["validation_correlation"] = scores.tolist()
-        if on_step is not None:
-            on_step(state, record)
+            if mesh is not None:
+                state = place_state(state, mesh)  # where they lie already, unless the compiler thought otherwise
+            losses = np.asarray(loss)
+            if not np.isfinite(losses).all():
+                bad = int(np.argmin(np.isfinite(losses)))
+                raise NeuroreconError(
+                    f"training: the loss of model {bad} is not finite at step {step}; lower the learning rate"
+                )
+            record: dict[str, Any] = {"step": step + 1, "loss": losses.tolist()}
+            if (step + 1) % settings.validation_every == 0 or step + 1 == settings.num_steps:
+                seen = state.ema if mesh is None else jax.tree.map(np.asarray, state.ema)  # off the mesh
+                scores = validation_scores(encoder, seen, recordings, [held_out for _, held_out in splits])
+                state = _keep_best(state, jnp.asarray(scores, jnp.float32))
+                record["validation_correlation"] = scores.tolist()
+            if on_step is not None:
+                on_step(state, record)
     return state
 
 
