@@ -25,6 +25,7 @@ from neurorecon.reconstruction import (
     reconstruct_clips,
     windows,
 )
+from neurorecon.reconstruction.noise import fit_noise
 from neurorecon.reconstruction.recipes import economical_windows, published_windows
 from tests.toy_encoders import NUM_FRAMES, NUM_NEURONS, SCREEN, TOYS, toy, toy_clips
 
@@ -115,6 +116,32 @@ def test_the_second_call_compiles_nothing():
         )
         toy("linear_nonlinear", seed=3), jax.random.key(1)
         assert count_compilations(again) == 0
+
+
+def measured_recipe(seed, learning_rate=0.3):
+    """As the experiments make it for an animal: with noise and a prior of its own."""
+    rng = np.random.default_rng(seed)
+    predictions, responses = rng.uniform(0.5, 2.0, (2, 2, NUM_FRAMES, NUM_NEURONS))
+    noise = fit_noise(list(predictions), list(responses), frame_step=1)
+    std = rng.uniform(30.0, 60.0)
+    return default_recipe(
+        power=lambda shape: priors.natural_power(shape, std=std),
+        prior_mean=rng.uniform(100, 150, SCREEN),
+        losses={"autoregressive": (0.1, losses.autoregressive(noise))},
+        learning_rate=learning_rate,
+        num_steps=5,
+    )
+
+
+def test_a_second_animal_of_equal_shape_compiles_nothing():
+    encoders = [toy("linear_nonlinear")]
+    first, second = measured_recipe(0), measured_recipe(1)
+    one = descend(encoders, recipe=first)
+    results = []
+    assert count_compilations(lambda: results.append(descend(encoders, recipe=second))) == 0
+    assert np.abs(results[0].movie - one.movie).max() > 1  # its own prior and noise count
+    same(descend(encoders, recipe=measured_recipe(0)), one)
+    assert count_compilations(lambda: descend(encoders, recipe=measured_recipe(0, learning_rate=0.2))) > 0
 
 
 def test_batches_equal_one_by_one():

@@ -55,9 +55,14 @@ class Recorded(NamedTuple):
     neuron_weights: jax.Array
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["recipe"],
+    meta_fields=["encoders", "readout", "shape", "num_steps", "steps_per_call", "window_chunk", "parallel"],
+)
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The static part of a compiled descent."""
+    """What a descent is compiled for; only the arrays that the recipe holds are arguments."""
 
     recipe: Recipe
     encoders: tuple[Encoder, ...]  # one per group of encoders of equal architecture
@@ -164,14 +169,14 @@ def _step(settings: Settings, variables: Sequence[Variables], clip: Recorded, ma
     return (step + 1, latent, optimiser), trace
 
 
-@partial(jax.jit, static_argnames=("settings",))
+@jax.jit
 def advance(settings: Settings, num_steps: int, state: State, variables: tuple, recorded: Recorded, mask, key):
     """`num_steps` <= `steps_per_call` updates of every movie of every clip.
 
     The number of steps is not compiled in: a run cut anywhere runs the same code, and ends the same, as one that isn't.
 
     Args:
-      settings: static.
+      settings: the recipe made for the movie's shape, see `Recipe.made_for`.
       num_steps: () int.
       state: where the descent stands.
       variables: for each group of encoders, stacked (movie, model, ...).

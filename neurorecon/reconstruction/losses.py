@@ -1,12 +1,15 @@
 """Response losses: (prediction, target) -> one value per element, and the masked reductions that sum them up.
 
 Every function takes arrays (..., time, neuron) and returns the same shape, so that a user's own composes with ours.
+Those that know something of the neurons hold it as a `jax.tree_util.Partial`: a descent compiled for one animal then
+serves the next one of equal shape.
 """
 
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from neurorecon.reconstruction.noise import ResponseNoise
 
@@ -32,20 +35,20 @@ def quasi_poisson(dispersion: jax.Array) -> ResponseLoss:
     Quasi-likelihood for a variance in proportion to the mean (Wedderburn 1974). Calcium responses have units of their
     own and noise beyond Poisson's; the plain loss lets the neurons of large units and large noise decide.
     """
+    return Partial(_quasi_poisson, dispersion)
 
-    def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
-        return poisson(prediction, target) / dispersion
 
-    return loss
+def _quasi_poisson(dispersion: jax.Array, prediction: jax.Array, target: jax.Array) -> jax.Array:
+    return poisson(prediction, target) / dispersion
 
 
 def gaussian(residual_std: jax.Array) -> ResponseLoss:
     """Gaussian negative log-likelihood with a standard deviation per neuron, (neuron,), measured on training trials."""
+    return Partial(_gaussian, residual_std)
 
-    def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
-        return 0.5 * ((prediction - target) / residual_std) ** 2
 
-    return loss
+def _gaussian(residual_std: jax.Array, prediction: jax.Array, target: jax.Array) -> jax.Array:
+    return 0.5 * ((prediction - target) / residual_std) ** 2
 
 
 def autoregressive(noise: ResponseNoise) -> ResponseLoss:
@@ -55,20 +58,20 @@ def autoregressive(noise: ResponseNoise) -> ResponseLoss:
     V = dispersion * (p + floor) and R the correlation over time that `noise` describes. V is held fixed in the
     gradient, as in every quasi-likelihood. Frames must be those `noise` was fitted for, in order.
     """
+    return Partial(_autoregressive, noise)
+
+
+def _autoregressive(noise: ResponseNoise, prediction: jax.Array, target: jax.Array) -> jax.Array:
     order = noise.predictors.shape[1]
-
-    def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
-        variance = noise.dispersion * (jax.lax.stop_gradient(prediction) + noise.floor)
-        residual = (prediction - target) / jnp.sqrt(variance)
-        known = jnp.minimum(jnp.arange(residual.shape[-2]), order)  # residuals before each frame
-        news = residual
-        for lag in range(1, order + 1):
-            before = jnp.roll(residual, lag, axis=-2)
-            # Rows of `predictors` hold zeros where there is nothing before, so what rolls around doesn't count.
-            news = news - jnp.asarray(noise.predictors)[known, lag - 1] * before
-        return 0.5 * (news / jnp.asarray(noise.innovation_std)[known]) ** 2
-
-    return loss
+    variance = noise.dispersion * (jax.lax.stop_gradient(prediction) + noise.floor)
+    residual = (prediction - target) / jnp.sqrt(variance)
+    known = jnp.minimum(jnp.arange(residual.shape[-2]), order)  # residuals before each frame
+    news = residual
+    for lag in range(1, order + 1):
+        before = jnp.roll(residual, lag, axis=-2)
+        # Rows of `predictors` hold zeros where there is nothing before, so what rolls around doesn't count.
+        news = news - jnp.asarray(noise.predictors)[known, lag - 1] * before
+    return 0.5 * (news / jnp.asarray(noise.innovation_std)[known]) ** 2
 
 
 def gamma(prediction: jax.Array, target: jax.Array) -> jax.Array:

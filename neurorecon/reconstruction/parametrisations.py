@@ -6,10 +6,12 @@ prior of the parameters.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 GREY = 127.5
 
@@ -22,9 +24,16 @@ def _no_penalty(latent: jax.Array) -> jax.Array:
     return jnp.zeros((), latent.dtype)
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["to_pixels", "from_pixels", "project", "penalty"],
+    meta_fields=["starts_at_prior"],
+)
 @dataclasses.dataclass(frozen=True)
 class Parametrisation:
     """A pixel parametrisation for one movie shape.
+
+    Arrays that its functions hold as a `jax.tree_util.Partial` are arguments of the compiled descent, not part of it.
 
     Attributes:
       to_pixels: latent -> movie (time, height, width), grey values.
@@ -48,19 +57,27 @@ def _half_square(latent: jax.Array) -> jax.Array:
 def direct(shape: tuple[int, int, int], dtype=jnp.float32) -> Parametrisation:
     """The pixels themselves, clipped to 0..255 after each update, as published."""
     del shape, dtype
-    return Parametrisation(_nothing, _nothing, project=lambda movie: jnp.clip(movie, 0.0, 255.0))
+    return Parametrisation(_nothing, _nothing, project=_displayable)
+
+
+def _displayable(movie: jax.Array) -> jax.Array:
+    return jnp.clip(movie, 0.0, 255.0)
 
 
 def sigmoid(shape: tuple[int, int, int], dtype=jnp.float32) -> Parametrisation:
     """255 * sigmoid(latent): bounded without a clip that kills the gradient."""
     del shape, dtype
+    return Parametrisation(_bounded, _unbounded)
 
-    def from_pixels(movie):
-        # Black and white themselves would be infinite.
-        share = jnp.clip(movie / 255.0, 1e-4, 1 - 1e-4)
-        return jnp.log(share) - jnp.log1p(-share)
 
-    return Parametrisation(lambda latent: 255.0 * jax.nn.sigmoid(latent), from_pixels)
+def _bounded(latent: jax.Array) -> jax.Array:
+    return 255.0 * jax.nn.sigmoid(latent)
+
+
+def _unbounded(movie: jax.Array) -> jax.Array:
+    # Black and white themselves would be infinite.
+    share = jnp.clip(movie / 255.0, 1e-4, 1 - 1e-4)
+    return jnp.log(share) - jnp.log1p(-share)
 
 
 def cosine_basis(length: int, dtype=jnp.float32) -> jax.Array:
@@ -98,11 +115,17 @@ def whitened_cosine(
     """
     amplitude = jnp.sqrt(jnp.asarray(power, dtype))
     offset = jnp.asarray(mean, dtype)
+    return Parametrisation(
+        Partial(_coloured, amplitude, offset),
+        Partial(_whitened, amplitude, offset),
+        penalty=_half_square,
+        starts_at_prior=True,
+    )
 
-    def to_pixels(latent):
-        return offset + inverse_cosine_transform(amplitude * latent)
 
-    def from_pixels(movie):
-        return cosine_transform(movie - offset) / amplitude
+def _coloured(amplitude: jax.Array, offset: jax.Array, latent: jax.Array) -> jax.Array:
+    return offset + inverse_cosine_transform(amplitude * latent)
 
-    return Parametrisation(to_pixels, from_pixels, penalty=_half_square, starts_at_prior=True)
+
+def _whitened(amplitude: jax.Array, offset: jax.Array, movie: jax.Array) -> jax.Array:
+    return cosine_transform(movie - offset) / amplitude

@@ -2,7 +2,8 @@
 
     encoders -> `probe_pixels` -> `receptive_field_maps` -> `population_receptive_field`
 
-Axes: model, polarity (bright, dark), height, width, period (before, shown, after), neuron.
+Axes: model, polarity (bright, dark), height, width, period (before, shown, after), neuron. Height and width count
+places: single pixels, as published, or squares of `spot` pixels a side, which take 1 / spot^2 of the time.
 """
 
 import functools
@@ -23,11 +24,11 @@ PUBLISHED_PADDING = 127.5  # grey around the screen, where training pads with 0
 
 
 class PixelResponses(NamedTuple):
-    """Predicted responses to single pixels, means over each period's frames; see `probe_pixels`.
+    """Predicted responses to pixels or squares, means over each period's frames; see `probe_pixels`.
 
     Attributes:
       responses: (model, polarity, height, width, period, neuron) float32: of every model, to a bright (0) and a dark
-        (1) pixel at each place of the screen, before, while and after it is shown.
+        (1) pixel or square at each place of the screen, before, while and after it is shown.
       blank: (model, period, neuron) float32: in the same frames, to the background alone.
     """
 
@@ -59,8 +60,10 @@ def probe_pixels(
     values: tuple[float, float] = (255.0, 0.0),
     background: float = GREY,
     padding: float | None = None,
+    spot: int = 1,
     periods: tuple[int, int, int] = (15, 15, 15),
     chunk: int = 32,
+    found: np.ndarray | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
 ) -> PixelResponses:
     """Shows every pixel of the screen alone, bright and dark, to every encoder (Bauer et al. 2026).
@@ -69,7 +72,7 @@ def probe_pixels(
     predicted as by `predict_trial`. The published code pads the canvas around the screen with 127.5
     (`padding=PUBLISHED_PADDING`) although training pads with 0, and kept the last model alone; here each is kept.
 
-    The result takes 24 * height * width * neuron bytes for each model (0.44 GB for 36 x 64 pixels, 8,000 neurons): give
+    The result takes 24 * height * width * neuron bytes for each model (0.44 GB for 36 x 64 places, 8,000 neurons): give
     the encoders one by one where that is too much.
 
     Args:
@@ -79,8 +82,11 @@ def probe_pixels(
       values: grey values 0..255 of the bright and the dark pixel.
       background: grey value 0..255 of the rest of the screen.
       padding: grey value of the canvas around the screen; None: as in the encoder's training.
+      spot: side of the squares in pixels, laid side by side from the upper left; those at the far borders are cut.
       periods: frames before, with and after the pixel; together at least one window of the encoder.
       chunk: pixels on the device at once, one window of each; bounds memory and changes nothing else.
+      found: of shape `probe_shape`, float32, NaN where a stimulus is still to be shown; filled in place, so that a file
+        that it maps lets a run go on where it was killed. None: all are shown.
       on_chunk: called with the pixels done and the pixels in all, over all models.
 
     Raises:
@@ -97,25 +103,33 @@ def probe_pixels(
         raise NeuroreconError(f"periods: expected 3 numbers of frames, at least 1 each, found {tuple(periods)}")
     if chunk < 1:
         raise NeuroreconError(f"chunk: expected at least 1 pixel at once, found {chunk}")
-    height, width = encoders[0][0].screen
+    shape = probe_shape(encoders, readout, spot)
+    if found is None:
+        found = np.full(shape, np.nan, np.float32)
+    elif found.shape != shape or found.dtype != np.float32:
+        raise NeuroreconError(f"found: expected float32 of shape {shape}, found {found.dtype} of {found.shape}")
+    height, width = _places(encoders[0][0].screen, spot)
     rows, columns = (x.ravel() for x in np.mgrid[:height, :width])
     # Every stimulus: row, column, grey value; the last one shows nothing.
     stimuli = np.concatenate([np.stack([rows, columns, np.full(rows.size, v)], 1) for v in values])
     stimuli = np.append(stimuli, [[0, 0, background]], axis=0).astype(np.float32)
     passes = [_passes(encoder, periods) for encoder, _ in encoders]
     num_neurons, total = encoders[0][0].num_neurons[readout], len(encoders) * len(stimuli)
-    found = np.empty((len(encoders), len(stimuli), 3, num_neurons), np.float32)
     for model, (encoder, variables) in enumerate(encoders):
         variables = jax.device_put(variables)
-        static = (encoder, readout, encoder.padding if padding is None else float(padding))
+        static = (encoder, readout, encoder.padding if padding is None else float(padding), spot)
         for first in range(0, len(stimuli), chunk):
+            kept = min(chunk, len(stimuli) - first)
+            if np.isfinite(found[model, first : first + kept]).all():
+                if on_chunk is not None:
+                    on_chunk(model * len(stimuli) + first + kept, total)
+                continue
             # Filled up with its last stimulus, so that all chunks have one shape.
             now = np.minimum(np.arange(first, first + chunk), len(stimuli) - 1)
             means = sum(
                 _probe(static, variables, stimuli[now], np.float32(background), behaviour, frames, shown, weights)
                 for frames, shown, weights in passes[model]
             )
-            kept = min(chunk, len(stimuli) - first)
             found[model, first : first + kept] = np.asarray(means)[:kept]
             if on_chunk is not None:
                 on_chunk(model * len(stimuli) + first + kept, total)
@@ -125,15 +139,33 @@ def probe_pixels(
     return PixelResponses(responses, found[:, -1])
 
 
+def probe_shape(encoders: Sequence[tuple[Any, Any]], readout: int = 0, spot: int = 1) -> tuple[int, int, int, int]:
+    """(model, stimulus, 3, neuron): of what `probe_pixels` finds, before it is put in order.
+
+    Raises:
+      NeuroreconError: a spot that is no square of the screen.
+    """
+    encoder = encoders[0][0]
+    height, width = _places(encoder.screen, spot)
+    return len(encoders), 2 * height * width + 1, 3, encoder.num_neurons[readout]
+
+
+def _places(screen: Sequence[int], spot: int) -> tuple[int, int]:
+    if not 1 <= spot <= min(screen):
+        raise NeuroreconError(f"spot: expected 1 to {min(screen)} pixels, found {spot}")
+    return -(-screen[0] // spot), -(-screen[1] // spot)
+
+
 @functools.partial(jax.jit, static_argnames=("static",))
 def _probe(static, variables, stimuli, background, behaviour, frames, shown, weights):
     """One window of each stimulus: its share (stimulus, period, neuron) of the means over periods."""
-    encoder, readout, padding = static
+    encoder, readout, padding, spot = static
     num_stimuli, num_frames = len(stimuli), len(frames)
-    rows, columns = stimuli[:, 0].astype(int), stimuli[:, 1].astype(int)
-    values = jnp.where(shown, stimuli[:, 2:], background)
-    movies = jnp.full((num_stimuli, num_frames, *encoder.screen), background)
-    movies = movies.at[jnp.arange(num_stimuli), :, rows, columns].set(values)
+    height, width = encoder.screen
+    values = jnp.where(shown, stimuli[:, 2:], background)[..., None, None]
+    in_row = jnp.arange(height) // spot == stimuli[:, :1]
+    in_column = jnp.arange(width) // spot == stimuli[:, 1:2]
+    movies = jnp.where((in_row[:, :, None] & in_column[:, None])[:, None], values, background)
     planes = jnp.broadcast_to(behaviour.astype(movies.dtype), (num_stimuli, num_frames, 4))
     predicted = encoder.apply(variables, make_inputs(movies, planes, tuple(encoder.canvas), padding), readout=readout)
     return jnp.einsum("pt,stn->spn", weights.astype(predicted.dtype), predicted, precision="highest")
@@ -182,7 +214,7 @@ def receptive_field_maps(
         shown, or "before" it, in the same trial (published). The latter mixes in what an encoder does at a trial's
         start, and in those like DwiseNeuro, which see into the future, an answer to the pixel itself.
       threshold: least relative change.
-      smoothing: sigma of the Gaussian over height and width in pixels; 0 for none.
+      smoothing: sigma of the Gaussian over height and width in places; 0 for none.
 
     Returns:
       Maps, responsive neurons, peaks and strengths. Where the reference is 0, no relative change exists and 0 stands.

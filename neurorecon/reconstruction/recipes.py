@@ -4,13 +4,14 @@ import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
 
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import losses as response_losses
@@ -21,14 +22,20 @@ MakePlan = Callable[[Any, int, jax.Array], windows.WindowPlan]
 MakeParametrisation = Callable[[tuple[int, int, int], Any], parametrisations.Parametrisation]
 
 
+_WITH_ARRAYS = ("losses", "priors", "parametrisation")
+_ARRAY = object()  # stands for one in a recipe's structure
+
 TRACE_NAMES = ("loss", "penalty", "window_loss", "window_gradient_norm")
 
 
+@jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recipe:
     """How a movie is descended to.
 
-    Compared by its parts, functions by identity: a recipe made anew of the same parts compiles nothing.
+    Compared by its parts, functions by identity: a recipe made anew of the same parts compiles nothing. Nor does one
+    whose losses, priors or parametrisation differ only in arrays that they hold as `jax.tree_util.Partial`: as a pytree
+    it has these arrays as leaves, and all else as its structure.
 
     Attributes:
       name: for logs and reports.
@@ -111,6 +118,27 @@ class Recipe:
     def __hash__(self) -> int:
         return hash(self._parts())
 
+    def made_for(self, shape: tuple[int, int, int], dtype: Any) -> "Recipe":
+        """The recipe with its parametrisation made for movies (time, height, width), so that its arrays are leaves."""
+        return self.replace(parametrisation=Partial(_as_made, _made(self.parametrisation, shape, jnp.dtype(dtype))))
+
+    def tree_flatten(self) -> tuple[tuple, tuple]:
+        parts = (tuple(self.losses.items()), tuple(self.priors.items()), self.parametrisation)
+        leaves, tree = jax.tree.flatten(parts)
+        held = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+        arrays = tuple(leaf for leaf, is_array in zip(leaves, held) if is_array)
+        others = tuple(_ARRAY if is_array else leaf for leaf, is_array in zip(leaves, held))
+        rest = tuple((f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in _WITH_ARRAYS)
+        return arrays, (tree, others, rest)
+
+    @classmethod
+    def tree_unflatten(cls, structure: tuple, arrays: Iterable[Any]) -> "Recipe":
+        tree, others, rest = structure
+        each = iter(arrays)
+        leaves = [next(each) if other is _ARRAY else other for other in others]
+        losses, priors, parametrisation = jax.tree.unflatten(tree, leaves)
+        return cls(losses=dict(losses), priors=dict(priors), parametrisation=parametrisation, **dict(rest))
+
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some parts changed.
 
@@ -123,6 +151,19 @@ class Recipe:
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise NeuroreconError(f"recipe {self.name}: no part {name!r}; the nearest is {near!r}")
         return dataclasses.replace(self, **changes)
+
+
+def _as_made(
+    made: parametrisations.Parametrisation, shape: tuple[int, int, int], dtype: Any
+) -> parametrisations.Parametrisation:
+    del shape, dtype  # made for them
+    return made
+
+
+@functools.lru_cache(maxsize=16)
+def _made(make: MakeParametrisation, shape: tuple[int, int, int], dtype: Any) -> parametrisations.Parametrisation:
+    """Cached: functions that a user's own parametrisation makes anew would else be compiled anew."""
+    return make(shape, dtype)
 
 
 def published_windows(encoder: Any, num_frames: int, key: jax.Array) -> windows.WindowPlan:

@@ -157,6 +157,7 @@ def reconstruct_clips(
     recorded = recorded_clips(responses, behaviour, neurons, baseline, first.num_neurons[readout], frame, recipe, dtype)
     num_clips, num_frames = recorded.responses.shape[:2]
     mask = mask_on(update_mask, screen, canvas, frame, dtype)
+    recipe = recipe.made_for((num_frames, *frame), dtype)
     on_cpu = jax.default_backend() == "cpu"
     settings = [
         Settings(
