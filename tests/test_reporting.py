@@ -1,6 +1,7 @@
 """Films, gif, tiff, film strip, charts and training curves."""
 
 import base64
+import csv
 import re
 
 import imageio.v3 as iio
@@ -18,7 +19,7 @@ from neurorecon.reporting import (
     write_movie,
     write_tiff,
 )
-from neurorecon.reporting.charts import line_chart, ticks
+from neurorecon.reporting.charts import histogram, line_chart, ticks
 from neurorecon.reporting.films import mask_outline
 from neurorecon.reporting.training_logs import training_curves
 
@@ -146,6 +147,20 @@ def test_chart_leaves_gaps_and_keeps_all_numbers():
     assert rows[600] == "599," and rows[1] == "0,0"
     assert line_chart("a", [x], [y * np.nan], ["one"], x_label="t", y_label="r", file="a.csv") is None
     assert [t.text for t in ticks(0, 1, 4)] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
+    assert [t.text for t in ticks(0, 1e5, 4)] == ["0", "25k", "50k", "75k", "100k"]
+    assert [t.text for t in ticks(-2e6, 1e6, 3)] == ["-2M", "-1M", "0", "1M"]
+
+
+def test_histogram_counts_every_value_once():
+    values = np.array([0.0, 0.1, 0.1, 0.95, np.nan, np.inf])
+    chart = histogram("a", [values, values[:1]], ["x", "y"], x_label="r", y_label="n", file="a.csv", bins=5)
+    rows = list(csv.reader(base64.b64decode(chart.csv.split(",")[1]).decode().splitlines()))
+    assert rows[0] == ["r, from", "to", "x", "y"]
+    assert [row[-2] for row in rows[1:]] == ["3", "0", "0", "0", "1"] and sum(int(row[-1]) for row in rows[1:]) == 1
+    assert (rows[1][0], rows[-1][1]) == ("0", "1")
+    top = min(float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", chart.lines[0].path))
+    assert top == pytest.approx(1000 * (1 - 1 / 1.04), abs=0.1)  # the highest bar, just below the frame
+    assert histogram("a", [values[4:]], ["x"], x_label="r", y_label="n", file="a.csv") is None
 
 
 def test_training_curves_of_lists_and_of_model_indices(tmp_path):

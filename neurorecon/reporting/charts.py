@@ -1,4 +1,4 @@
-"""Line charts as geometry in per cent: the page draws them at any width and in either theme."""
+"""Line charts and histograms as geometry in per cent: the page draws them at any width and in either theme."""
 
 import base64
 import csv
@@ -22,16 +22,17 @@ class Tick:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A path in a box of 1000 x 1000 with y down; `colour` is a class of page.css."""
+    """A path in a box of 1000 x 1000 with y down; `colour` is a class of page.css, `filled` shades what is under it."""
 
     label: str
     colour: str
     path: str
+    filled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """Everything page.html.jinja needs to draw one line chart.
+    """Everything page.html.jinja needs to draw one chart.
 
     Attributes:
       shade: per cent of the width, from the left, that the scores leave out.
@@ -117,21 +118,86 @@ def line_chart(
         y_ticks=[Tick(100 - tick.percent, tick.text) for tick in ticks(low, high, 4)],
         lines=lines,
         shade=float(np.clip(shade, 0, 100)),
-        csv="data:text/csv;base64," + base64.b64encode(text.encode()).decode(),
+        csv=data_uri("text/csv", text.encode()),
         file=file,
     )
+
+
+def histogram(
+    title: str,
+    values: Sequence[np.ndarray],
+    labels: Sequence[str],
+    *,
+    x_label: str,
+    y_label: str,
+    file: str,
+    colours: Sequence[str] = COLOURS,
+    hint: str = "",
+    bins: int = 40,
+) -> Chart | None:
+    """Counts of each of `values` in common bins of a round width; None if no value is finite.
+
+    At most as many `values` as `colours`, which are classes of page.css.
+    """
+    kept = [np.asarray(v, float)[np.isfinite(v)] for v in values]
+    if not any(v.size for v in kept):
+        return None
+    edges = _round_bins(min(v.min() for v in kept if v.size), max(v.max() for v in kept if v.size), bins)
+    counts = [np.histogram(v, edges)[0] for v in kept]
+    high = 1.04 * max(1, max(count.max() for count in counts))
+    low_x, high_x = float(edges[0]), float(edges[-1])
+    lines = []
+    for label, colour, count in zip(labels, colours, counts):
+        x = (np.repeat(edges, 2) - low_x) / (high_x - low_x)
+        y = 1 - np.concatenate([[0], np.repeat(count, 2), [0]]) / high
+        path = "M" + "L".join(f"{1000 * a:.1f} {1000 * b:.1f}" for a, b in zip(x, y, strict=True))
+        lines.append(Line(label, colour, path, filled=True))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([f"{x_label}, from", "to", *labels])
+    for row in zip(edges[:-1], edges[1:], *counts, strict=True):
+        writer.writerow([f"{row[0]:.7g}", f"{row[1]:.7g}", *row[2:]])
+    return Chart(
+        title=title,
+        hint=hint,
+        x_label=x_label,
+        y_label=y_label,
+        x_ticks=ticks(low_x, high_x, 6),
+        y_ticks=[Tick(100 - tick.percent, tick.text) for tick in ticks(0, high, 4)],
+        lines=lines,
+        shade=0.0,
+        csv=data_uri("text/csv", out.getvalue().encode()),
+        file=file,
+    )
+
+
+def _round_bins(low: float, high: float, count: int) -> np.ndarray:
+    """Edges of at most about `count` bins that hold low .. high; one of them at 0 where that is inside."""
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    return np.asarray(MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """Bytes as a URI that needs no file beside the page."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def ticks(low: float, high: float, count: int) -> list[Tick]:
     """At most about `count` round ticks within low .. high."""
     values = [v for v in MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= v <= high]
-    step = min(np.diff(values), default=abs(high - low) or 1.0)
+    largest = max((abs(v) for v in values), default=0.0)
+    # Narrow enough for the margin: 150k, 2.5M; past billions in powers of ten.
+    unit, suffix = (1e6, "M") if largest >= 1e6 else (1e3, "k") if largest >= 1e4 else (1.0, "")
+    step = min(np.diff(values), default=abs(high - low) or 1.0) / unit
     decimals = next((d for d in range(7) if abs(round(step, d) - step) < 1e-6 * step), 6)
-    return [Tick(round(100 * (v - low) / (high - low), 3), _tick_text(v, decimals)) for v in values]
 
+    def text(value: float) -> str:
+        if largest >= 1e10:
+            return f"{value:.2g}"
+        return f"{value / unit + 0.0:,.{decimals}f}{suffix if value else ''}"
 
-def _tick_text(value: float, decimals: int) -> str:
-    return f"{value + 0.0:,.{decimals}f}" if abs(value) < 1e6 else f"{value:.3g}"
+    return [Tick(round(100 * (v - low) / (high - low), 3), text(v)) for v in values]
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:

@@ -1,6 +1,5 @@
 """One clip of the report: its film (all panels in one mp4, so never out of step), mask and curves."""
 
-import base64
 import dataclasses
 import io
 import json
@@ -14,13 +13,16 @@ from PIL import Image
 
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation.movie_metrics import frame_correlations
-from neurorecon.reporting.charts import Chart, line_chart
+from neurorecon.reporting.charts import Chart, data_uri, line_chart
 from neurorecon.reporting.figures import film_strip_image, spread_frames
 from neurorecon.reporting.movies import write_mp4
 from neurorecon.reporting.panels import (
+    DEVIATION_LIMIT,
     DIFFERENCE_LIMIT,
+    check_deviation,
     check_mask,
     check_movie,
+    deviation_panel,
     difference_panel,
     enlarge,
     grey_panel,
@@ -40,6 +42,7 @@ class ReportClip:
       movie: the reconstruction, same shape.
       mask: (height, width) bool, the evaluation mask.
       movie_std: same shape as movie, grey values, or None.
+      deviation: same shape as movie, z-scores (see neurorecon.evaluation.deviation), NaN where not defined, or None.
       linear_decoder: same shape as movie, or None.
       trace: name -> (step,) or (step, ...); further axes are averaged for the plot.
       frame_rate: frames per second.
@@ -52,6 +55,7 @@ class ReportClip:
     movie: np.ndarray
     mask: np.ndarray
     movie_std: np.ndarray | None = None
+    deviation: np.ndarray | None = None
     linear_decoder: np.ndarray | None = None
     trace: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     frame_rate: float = 30.0
@@ -87,6 +91,7 @@ def load_clip(
         movie=arrays["movie"],
         mask=arrays["mask"],
         movie_std=arrays.get("movie_std"),
+        deviation=arrays.get("deviation"),
         linear_decoder=arrays.get("linear_decoder"),
         trace={name.removeprefix("trace_"): a for name, a in arrays.items() if name.startswith("trace_")},
         frame_rate=frame_rate,
@@ -151,8 +156,10 @@ def check_clip(clip: ReportClip) -> None:
     movies = {"true movie": clip.truth, "reconstructed movie": clip.movie}
     movies |= {"linear decoder": clip.linear_decoder} if clip.linear_decoder is not None else {}
     movies |= {"movie_std": clip.movie_std} if clip.movie_std is not None else {}
+    movies |= {"deviation": clip.deviation} if clip.deviation is not None else {}
     for name, movie in movies.items():
-        shape = check_movie(movie, f"{clip.name}, {name}").shape
+        check = check_deviation if name == "deviation" else check_movie
+        shape = check(movie, f"{clip.name}, {name}").shape
         if shape != np.shape(clip.truth):
             raise NeuroreconError(
                 f"{clip.name}, {name}: expected the true movie's shape {np.shape(clip.truth)}, found "
@@ -170,7 +177,7 @@ def make_film(clip: ReportClip, skip_frames: int, max_frames: int) -> Film:
         Panel("Reconstructed"): grey_panel(clip.movie[shown]),
         Panel(
             "Difference",
-            "reconstructed minus true",
+            "reconstructed minus true, in grey values",
             f"−{DIFFERENCE_LIMIT:.0f}",
             f"+{DIFFERENCE_LIMIT:.0f}",
             "diverging",
@@ -181,7 +188,11 @@ def make_film(clip: ReportClip, skip_frames: int, max_frames: int) -> Film:
     if clip.movie_std is not None:
         limit = uncertainty_limit(clip.movie_std)
         colours = uncertainty_panel(clip.movie_std[shown], limit)
-        panels[Panel("Uncertainty", "standard deviation", "0", f"{limit:.0f}", "sequential")] = colours
+        panels[Panel("Uncertainty", "standard deviation, in grey values", "0", f"{limit:.0f}", "sequential")] = colours
+    if clip.deviation is not None:
+        hint = "where the reconstruction departs from what the screen should have given, in standard deviations"
+        ends = f"−{DEVIATION_LIMIT:.0f}", f"+{DEVIATION_LIMIT:.0f} z"
+        panels[Panel("Deviation", hint, *ends, "deviating")] = deviation_panel(clip.deviation[shown])
     num_frames, height, width = next(iter(panels.values())).shape[:3]
     scale = max(1, round(128 / width))
     cell_width, cell_height = (side * scale + (side * scale) % 2 for side in (width, height))
@@ -225,11 +236,6 @@ def mask_outline(mask: np.ndarray) -> MaskOutline:
     edge = [f"M{x + 1} {y}v1" for y, x in zip(*np.nonzero(mask[:, 1:] != mask[:, :-1]), strict=True)]
     edge += [f"M{x} {y + 1}h1" for y, x in zip(*np.nonzero(mask[1:] != mask[:-1]), strict=True)]
     return MaskOutline("".join(outside), "".join(edge), int(mask.sum()), height * width)
-
-
-def data_uri(kind: str, content: bytes) -> str:
-    """Bytes as a URI that needs no file beside the page."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def png_uri(image: Image.Image) -> str:

@@ -88,28 +88,30 @@
     films.push(film);
   }
 
-  const playAll = document.getElementById("play-all");
-  const label = () => { playAll.textContent = films.some((film) => film.wanted) ? "Pause all" : "Play all"; };
-  playAll.addEventListener("click", () => {
-    const playing = !films.some((film) => film.wanted);
-    for (const film of films) film.want(playing);
+  if (films.length) {
+    const playAll = document.getElementById("play-all");
+    const label = () => { playAll.textContent = films.some((film) => film.wanted) ? "Pause all" : "Play all"; };
+    playAll.addEventListener("click", () => {
+      const playing = !films.some((film) => film.wanted);
+      for (const film of films) film.want(playing);
+      label();
+    });
+    for (const film of films) {
+      for (const event of ["play", "pause"]) film.video.addEventListener(event, label);
+    }
     label();
-  });
-  for (const film of films) {
-    for (const event of ["play", "pause"]) film.video.addEventListener(event, label);
+    const follow = (id, name) => {
+      const box = document.getElementById(id);
+      const apply = () => root.classList.toggle(name, box.checked);
+      box.addEventListener("change", apply);
+      apply();
+    };
+    follow("dim", "dim");
+    follow("smooth", "smooth");
+    document.getElementById("speed").addEventListener("change", (event) => {
+      for (const film of films) film.video.playbackRate = Number(event.target.value);
+    });
   }
-  label();
-  const follow = (id, name) => {
-    const box = document.getElementById(id);
-    const apply = () => root.classList.toggle(name, box.checked);
-    box.addEventListener("change", apply);
-    apply();
-  };
-  follow("dim", "dim");
-  follow("smooth", "smooth");
-  document.getElementById("speed").addEventListener("change", (event) => {
-    for (const film of films) film.video.playbackRate = Number(event.target.value);
-  });
 
   /* Sorting: numbers first large to small, names first A to Z; what is not defined stays last. */
   for (const table of document.querySelectorAll(".sortable")) {
@@ -131,7 +133,24 @@
     }));
   }
 
+  /* What a link leads to is unfolded first. */
+  const unfold = () => {
+    const target = location.hash && document.getElementById(location.hash.slice(1));
+    const folded = target && target.closest("details:not([open])");
+    if (!folded) return;
+    folded.open = true;
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
+  /* Paper can't be unfolded; afterwards all is as it was. */
+  let opened = [];
   addEventListener("beforeprint", () => {
-    for (const box of document.querySelectorAll("details.print-open")) box.open = true;
+    opened = [...document.querySelectorAll("details.print-open:not([open])")];
+    for (const box of opened) box.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const box of opened) box.open = false;
   });
 })();

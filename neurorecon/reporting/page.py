@@ -13,26 +13,16 @@ from markupsafe import Markup
 from matplotlib import colormaps
 from PIL import Image
 
+from neurorecon import __version__
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation.decodable import pixel_correlations
 from neurorecon.files import atomic_path
-from neurorecon.reporting.charts import Chart, ChartGroup, Tick, line_chart, ticks
-from neurorecon.reporting.films import (
-    Film,
-    MaskOutline,
-    ReportClip,
-    check_clip,
-    load_clip,
-    make_film,
-    mask_outline,
-    png_uri,
-)
+from neurorecon.reporting.charts import Chart, ChartGroup, line_chart
+from neurorecon.reporting.encoder_scores import encoder_sections
+from neurorecon.reporting.films import MaskOutline, ReportClip, check_clip, load_clip, make_film, mask_outline, png_uri
+from neurorecon.reporting.intervals import interval_chart
 from neurorecon.reporting.panels import UNCERTAINTY_COLOURS
 from neurorecon.reporting.scores import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
     Score,
     control_score,
     duration,
@@ -42,43 +32,20 @@ from neurorecon.reporting.scores import (
     summary_score,
     words,
 )
+from neurorecon.reporting.study_sections import study_sections
+from neurorecon.reporting.tables import clip_table
 from neurorecon.reporting.training_logs import training_curves
 
 __all__ = ["ReportClip", "load_clip", "write_report"]
 
 HERE = Path(__file__).parent
-DEFAULT_TITLE = "Movies reconstructed from neural activity"
+TITLES = ("Movies reconstructed from neural activity", "Encoders: neural responses predicted from movies")
 PAPER_SKIP = 30  # contract: scores are over frames 30 and later unless config.skip_frames says otherwise
 MAX_FILM_FRAMES = 900
-TRAINING_POINTS = 400
+TRAINING_POINTS = 120
+FILMS_AT_ONCE = 3  # further ones unfold
 STILL = 1e-3  # grey values
-PAGE_COLOURS = {
-    BLUE: "--blue",
-    ORANGE: "--orange",
-    GREEN: "--green",
-    GREY: "--grey",
-}  # page.css, either theme
 TRAINING_HINTS = {"loss": "lower is better", "correlation": "higher is better; validation clips"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A row of the headline chart; positions in per cent of its axis."""
-
-    score: Score
-    at: float
-    start: float
-    end: float
-    clips: list[float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A cell of the clip table: what is shown, and what is sorted by."""
-
-    text: str
-    key: str
-    numeric: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,70 +69,91 @@ def write_report(
     metrics: Mapping[str, Any],
     config: Mapping[str, Any],
     *,
-    title: str = DEFAULT_TITLE,
+    title: str | None = None,
     path: str | os.PathLike | None = None,
     training_folders: Sequence[str | os.PathLike] = (),
+    commands: Mapping[str, str] | None = None,
+    versions: Mapping[str, str] | None = None,
     max_film_frames: int = MAX_FILM_FRAMES,
 ) -> Path:
     """Writes the report of a work folder as one HTML file that loads nothing else.
 
     Args:
-      workdir: the work folder; metrics.jsonl in it or in its `training` folder gives the training curves.
-      clips: the clips to show as films.
+      workdir: the work folder. Read from it: studies/; encoder_metrics.json, and metrics.jsonl, there or in its
+        `training` folder, for the encoders.
+      clips: the clips to show as films; empty where only encoders were trained, which must have been scored then.
       metrics: what metrics.json holds: `clips`, `summary`, `controls`, and where there, `differences`,
-        `cost`, `versions`.
+        `cost`, `versions`; not looked at without clips.
       config: the configuration of the job, printed as it is.
-      title: heading of the page.
+      title: heading of the page; None: what it shows.
       path: where to write; None means WORKDIR/report.html.
-      training_folders: further folders with a metrics.jsonl, as when the encoders were trained elsewhere.
+      training_folders: further folders with encoder_metrics.json or metrics.jsonl, as when the encoders were trained
+        elsewhere.
+      commands: study -> the command that makes it again.
+      versions: name -> version, of the job; None: those in `metrics`.
       max_film_frames: a longer clip shows its beginning as film; its curves and scores are whole.
 
     Returns:
       The path written.
 
     Raises:
-      NeuroreconError: no clips, movies that differ in shape or aren't finite, metrics without a summary of
-        movie_correlation, a disk that can't be written.
+      NeuroreconError: neither clips nor scored encoders, movies that differ in shape or aren't finite, metrics without
+        a summary of movie_correlation, a study that can't be read, a disk that can't be written.
     """
     workdir = Path(workdir)
     path = workdir / "report.html" if path is None else Path(path)
-    if not clips:
-        raise NeuroreconError(f"{workdir}: expected at least one reconstructed clip to report, found none")
+    folders = [workdir, workdir / "training", *training_folders]
+    encoders = encoder_sections(folders)
+    if not clips and not encoders:
+        raise NeuroreconError(
+            f"{workdir}: expected a reconstructed clip or scored encoders to report, found none; run "
+            "experiments.reconstruct, or experiments.evaluate on a training"
+        )
     for clip in clips:
         check_clip(clip)
     skip_frames = int(config.get("skip_frames", PAPER_SKIP))
-    scores = headline_scores(metrics)
-    films = [make_film(clip, skip_frames, max_film_frames) for clip in clips]
-    rows = list(metrics.get("clips") or [])
-    intervals, axis = _headline(scores, [finite(row.get("movie_correlation")) for row in rows])
-    folders = [workdir, workdir / "training", *training_folders]
+    shown = _clip_parts(clips, metrics if clips else {}, skip_frames, max_film_frames)
     html = _template().render(
-        title=title,
+        title=title or TITLES[0 if clips else 1],
         css=Markup((HERE / "page.css").read_text()),
         js=Markup((HERE / "page.js").read_text()),
-        headline=scores[0],
-        sentence=_sentence(scores, len(rows) or len(films)),
-        intervals=intervals,
-        axis=axis,
-        films=films,
-        traces=ChartGroup(_trace_charts(clips)),
+        animals=sorted({c.animal for c in clips} or {name for section in encoders for name in section.animal_names}),
+        **shown,
+        encoders=encoders,
         training=ChartGroup(_training_charts(folders)),
-        maps=_animal_maps(clips, skip_frames),
-        table=_clip_table(rows, films),
-        summary=[summary_score(name, entry) for name, entry in (metrics.get("summary") or {}).items()],
-        differences={name: control_score(name, entry) for name, entry in (metrics.get("differences") or {}).items()},
-        cost=_cost(metrics.get("cost") or {}),
-        versions=metrics.get("versions") or {},
+        studies=study_sections(workdir, commands or {}),
+        versions=versions or metrics.get("versions") or {},
+        program=__version__,
         config=json.dumps(_plain(config), indent=2, default=str),
+        films_at_once=FILMS_AT_ONCE,
         skip_frames=skip_frames,
-        skip_seconds=f"{skip_frames / clips[0].frame_rate:g}",
-        animals=sorted({clip.animal for clip in clips}),
-        colours=PAGE_COLOURS,
-        number=number,
+        skip_seconds=f"{skip_frames / clips[0].frame_rate:g}" if clips else "",
     )
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
+
+
+def _clip_parts(
+    clips: Sequence[ReportClip], metrics: Mapping[str, Any], skip_frames: int, max_film_frames: int
+) -> dict[str, Any]:
+    """What the page tells of reconstructed clips; empty where there are none."""
+    scores = headline_scores(metrics) if clips else []
+    films = [make_film(clip, skip_frames, max_film_frames) for clip in clips]
+    rows = list(metrics.get("clips") or [])
+    anchors = {(film.clip.animal, film.clip.trial): f"#clip-{index}" for index, film in enumerate(films)}
+    return {
+        "sentence": _sentence(scores, len(rows) or len(films)) if clips else "",
+        "headline": interval_chart(scores, [finite(row.get("movie_correlation")) for row in rows]),
+        "films": films,
+        "legends": list({panel.label: panel for film in films for panel in film.panels if panel.legend}.values()),
+        "traces": ChartGroup(_trace_charts(clips)),
+        "maps": _animal_maps(clips, skip_frames),
+        "table": clip_table(rows, anchors),
+        "summary": [summary_score(name, entry) for name, entry in (metrics.get("summary") or {}).items()],
+        "differences": {name: control_score(name, entry) for name, entry in (metrics.get("differences") or {}).items()},
+        "cost": _cost(metrics.get("cost") or {}),
+    }
 
 
 def _template() -> jinja2.Template:
@@ -176,28 +164,8 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["number"] = number
     return environment.get_template("page.html.jinja")
-
-
-def _headline(scores: Sequence[Score], per_clip: Sequence[float | None]) -> tuple[list[Interval], list[Tick]]:
-    dots = [value for value in per_clip if value is not None]
-    ends = [end for score in scores for end in (score.mean, score.low, score.high) if end is not None]
-    low, high = min([0.0, *ends, *dots]), max([0.0, *ends, *dots])
-    low, high = (low - 0.03 * (high - low) if low < 0 else 0.0), high + 0.05 * (high - low or 1.0)
-
-    def percent(value: float) -> float:
-        return round(100 * (value - low) / (high - low), 2)
-
-    rows = []
-    for index, score in enumerate(scores):
-        if score.mean is None:
-            rows.append(Interval(score, 0, 0, 0, []))
-            continue
-        start = percent(score.low if score.low is not None else score.mean)
-        end = percent(score.high if score.high is not None else score.mean)
-        own = [percent(value) for value in dots] if index == 0 and len(dots) > 1 else []
-        rows.append(Interval(score, percent(score.mean), start, end, own))
-    return rows, ticks(low, high, 5)
 
 
 def _sentence(scores: Sequence[Score], num_clips: int) -> str:
@@ -295,32 +263,6 @@ def _heat_map(correlation: np.ndarray) -> Image.Image:
     colours = colormaps[UNCERTAINTY_COLOURS](np.clip(np.where(np.isfinite(correlation), correlation, 0), 0, 1))
     colours[..., 3] = np.isfinite(correlation)
     return Image.fromarray((colours * 255).round().astype(np.uint8))
-
-
-def _clip_table(rows: Sequence[Mapping[str, Any]], films: Sequence[Film]) -> dict[str, Any]:
-    """Columns in the order of metrics.json; a row links to its film where the page has it."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    names = [n for n in ("animal", "trial") if n in names] + [n for n in names if n not in ("animal", "trial")]
-    names = [n for n in names if not any(isinstance(row.get(n), dict | list) for row in rows)]
-    anchors = {(film.clip.animal, film.clip.trial): f"#clip-{index}" for index, film in enumerate(films)}
-    return {
-        "columns": [(name, *words(name)) for name in names],
-        "rows": [
-            {
-                "anchor": anchors.get((str(row.get("animal")), str(row.get("trial"))), ""),
-                "cells": [_cell(row.get(name), name) for name in names],
-            }
-            for row in rows
-        ],
-    }
-
-
-def _cell(value: Any, name: str) -> Cell:
-    if name in ("animal", "trial") or isinstance(value, str | bool):
-        text = str(value)
-        return Cell(text, text, False)
-    known = finite(value)
-    return Cell(number(value), "" if known is None else repr(known), True)
 
 
 def _cost(cost: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -8,6 +8,9 @@ from neurorecon.errors import NeuroreconError
 DIFFERENCE_LIMIT = 128.0
 DIFFERENCE_COLOURS = "RdBu_r"
 UNCERTAINTY_COLOURS = "cividis"
+DEVIATION_LIMIT = 4.0  # standard deviations
+DEVIATION_COLOURS = "PuOr_r"
+NEUTRAL = 127  # grey value where there is no deviation to show
 
 
 def check_movie(movie: np.ndarray, name: str) -> np.ndarray:
@@ -66,6 +69,27 @@ def uncertainty_panel(movie_std: np.ndarray, limit: float) -> np.ndarray:
 def uncertainty_limit(movie_std: np.ndarray) -> float:
     """A round upper end for `uncertainty_panel`: the 99th percentile, up to the next multiple of 5."""
     return max(5.0, 5.0 * float(np.ceil(np.percentile(check_movie(movie_std, "movie_std"), 99) / 5.0)))
+
+
+def check_deviation(deviation: np.ndarray, name: str) -> np.ndarray:
+    """Returns `deviation` (time, height, width) if it is finite, or NaN where it is not defined.
+
+    Raises:
+      NeuroreconError: it is not; `name` says which.
+    """
+    deviation = np.asarray(deviation)
+    if deviation.dtype.kind == "f" and not np.isinf(deviation).any():
+        check_movie(np.where(np.isnan(deviation), 0, deviation), name)  # only to look at its shape
+        return deviation
+    return check_movie(deviation, name)
+
+
+def deviation_panel(deviation: np.ndarray, limit: float = DEVIATION_LIMIT) -> np.ndarray:
+    """z-scores: purple below, white as expected, orange above, full at `limit`; mid grey where NaN."""
+    known = np.isfinite(deviation)
+    colours = _coloured(np.where(known, deviation, 0.0) / (2.0 * limit) + 0.5, DEVIATION_COLOURS)
+    colours[~known] = NEUTRAL
+    return colours
 
 
 def enlarge(frame: np.ndarray, scale: int) -> np.ndarray:

@@ -7,12 +7,8 @@ from typing import Any
 
 from neurorecon.errors import NeuroreconError
 
-BLUE, ORANGE, GREEN, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#8a8a8a",
-)  # Okabe-Ito, and grey for the empty controls
+# Okabe-Ito, and grey for the empty controls.
+BLUE, ORANGE, GREEN, SKY, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#8a8a8a"
 
 WORDS = {
     "movie_correlation": (

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import atomic_path, read_json, save_json
+from neurorecon.reporting.study_figures import study_style
 
 FOLDER = "studies"
 
@@ -72,7 +73,7 @@ def write_study(folder: Path, study: Study, figures: Mapping[str, Figure]) -> Pa
         writer.writeheader()
         writer.writerows(study.rows)
     for name, figure in figures.items():
-        with atomic_path(folder / f"{name}.svg") as path:
+        with study_style(), atomic_path(folder / f"{name}.svg") as path:
             figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
     save_json(folder / "study.json", dataclasses.asdict(study))
     return folder / "study.json"
