@@ -1,8 +1,9 @@
 """What the entry points share: flags, configs that name a wrong key, and errors in one line."""
 
 import difflib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,6 +11,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from neurorecon import runs
 from neurorecon.errors import NeuroreconError
 
 _PREFIX = "--config."
@@ -82,6 +84,13 @@ def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     full = get_config()
     _update(full, config, "")
     return full
+
+
+def claim(workdir: str | os.PathLike, config: ml_collections.ConfigDict, job: str, keys: Sequence[str]) -> Path:
+    """`runs.claim`, where a key that is newer than the job counts as its default in `configs/base.py`."""
+    from experiments.configs.base import get_config
+
+    return runs.claim(workdir, config.to_dict(), job, tuple(keys), get_config().to_dict())
 
 
 def _update(full: ml_collections.ConfigDict, changes: ml_collections.ConfigDict, prefix: str) -> None:

@@ -4,7 +4,9 @@
 
 Writes WORKDIR/metrics.json: scores are over the evaluation mask and from frame config.skip_frames on. Where encoders
 were trained in the folder, writes WORKDIR/encoder_metrics.json and encoder_metrics/ANIMAL.npz: their correlation with
-responses on the trials of config.tier, beside baselines.
+responses on the trials of config.tier, alone and in ensembles of 1, 2, 4, ..., beside baselines.
+--linear_nonlinear=train adds a linear-nonlinear encoder, trained in WORKDIR/linear_nonlinear on the same trials, and
+--linear_nonlinear=FOLDER takes it from there; the one in WORKDIR/linear_nonlinear is always compared with.
 """
 
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
+from absl import flags
 
 from experiments import cli
 from experiments.evaluate_encoders import encoder_table, evaluate_encoders, is_training
@@ -193,9 +196,11 @@ def table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(config: None, workdir: str) -> None:
+def main(config: None, workdir: str, linear_nonlinear: str = "") -> None:
     del config  # it is in the work folder
     stored = stored_config(workdir)
+    if linear_nonlinear:
+        stored.evaluation.linear_nonlinear = linear_nonlinear
     trained = is_training(workdir)
     if not trained or (Path(workdir) / "reconstructions").is_dir():
         print(table(evaluate(workdir)))
@@ -204,4 +209,7 @@ def main(config: None, workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, __doc__, config=None)
+    LINEAR = flags.DEFINE_string(
+        "linear_nonlinear", "", "Work folder of linear-nonlinear encoders to compare with; 'train': trains them first."
+    )
+    cli.run(lambda config, workdir: main(config, workdir, LINEAR.value), __doc__, config=None)

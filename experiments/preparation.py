@@ -2,21 +2,23 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments.inputs import Ensemble, fold_trials
+from experiments.inputs import Ensemble, ensemble_of, fold_trials
 from neurorecon import runs
 from neurorecon.encoders import predict_ensemble
 from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.errors import NeuroreconError
-from neurorecon.evaluation import decodable_mask, fit_linear_decoder
+from neurorecon.evaluation import decodable_mask, fit_linear_decoder, neuron_correlations
 from neurorecon.evaluation.linear_decoder import LinearDecoder
 from neurorecon.files import save_npz
 from neurorecon.reconstruction import Recipe, default_recipe, losses, masks, priors, published_recipe
@@ -43,6 +45,8 @@ class Animal:
       validation: trials that neither encoders nor decoder were fitted to.
       calibration_clips: so many of them calibrate the movies; 0 for none.
       noise: what the encoders leave unexplained of validation trials, where posterior samples are drawn; else None.
+      reliability: gives (neuron,) the correlation of predicted and recorded responses of validation trials.
+      alpha: (height, width) of the screen or canvas, from which the masks come.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Animal:
     validation: list[Trial]
     calibration_clips: int
     noise: ResponseNoise | None
+    reliability: Callable[[], np.ndarray]
+    alpha: np.ndarray
 
     def decoded(self, responses: np.ndarray) -> np.ndarray:
         """The linear decoder's movie of responses (time, neuron), grey values 0..255."""
@@ -87,6 +93,51 @@ class Animal:
                 save_npz(path, movie=movie, penalty=self.decoder.penalty)
 
 
+class Kept:
+    """Encoders and prepared animals of one process, for runs that differ in what their descents are given alone."""
+
+    # Of the config, what no preparation looks at.
+    INDIFFERENT = frozenset({
+        "neurons", "behaviour", "responses", "controls", "trials", "tier", "fold_clips", "max_clips", "num_steps",
+        "steps_per_call", "window_chunk", "save_movies", "variants", "checkpoint_seconds",
+    })  # fmt: skip
+
+    def __init__(self) -> None:
+        self._ensembles: dict[tuple[str, ...], Ensemble] = {}
+        self._animals: dict[tuple, Animal] = {}
+
+    def ensemble(self, paths: list[str]) -> Ensemble:
+        """As `ensemble_of`, read once."""
+        if tuple(paths) not in self._ensembles:
+            self._ensembles[tuple(paths)] = ensemble_of(paths)
+        return self._ensembles[tuple(paths)]
+
+    def animal(
+        self,
+        config: ml_collections.ConfigDict,
+        folder: Path,
+        recording: Recording,
+        ensemble: Ensemble,
+        index: int,
+        *,
+        linear: bool,
+    ) -> Animal:
+        """As `prepare_animal`, prepared once."""
+        settings = {k: v for k, v in config.to_dict().items() if k not in self.INDIFFERENT}
+        path = folder / "masks" / f"{recording.name}.npz"
+        given = crc32(runs.load_arrays(path)["alpha"].tobytes()) if path.is_file() else None
+        key = (json.dumps(settings, sort_keys=True), str(recording.path), index, linear)
+        animal = self._animals.get((*key, given))
+        if animal is None:
+            animal = prepare_animal(config, folder, recording, ensemble, index, linear=linear)
+            self._animals[(*key, given)] = animal
+            # A folder that was given the mask which is measured here is the same case.
+            self._animals[(*key, crc32(animal.alpha.tobytes()))] = animal
+        if given is None and not path.is_file():
+            save_npz(path, alpha=animal.alpha, kind=config.mask.kind)
+        return animal
+
+
 def prepare_animal(
     config: ml_collections.ConfigDict,
     folder: Path,
@@ -95,12 +146,23 @@ def prepare_animal(
     index: int,
     *,
     linear: bool,
+    kept: Kept | None = None,
 ) -> Animal:
     """Measures prior and masks and fits the linear decoder, from training and validation trials alone.
+
+    Args:
+      config: of the run.
+      folder: its masks/NAME.npz is taken where it is there, and written where it isn't.
+      recording, ensemble: which.
+      index: of the recording among all of the run.
+      linear: fit the linear decoder even where the recipe does not need it.
+      kept: of earlier runs of this process.
 
     Raises:
       NeuroreconError: bad config, or an encoder that doesn't fit the recording.
     """
+    if kept is not None:
+        return kept.animal(config, folder, recording, ensemble, index, linear=linear)
     readout = ensemble.readout(recording, index)
     for encoder, _ in ensemble.members:
         if tuple(encoder.screen) != tuple(recording.frame_shape):
@@ -155,7 +217,10 @@ def prepare_animal(
         movies = [t.stimulus - np.clip(decoder.predict(t.responses), 0.0, 255.0) for t in validation]
         mean = 0.0
     prior = prior_of(config, movies, mean)
-    measured = functools.cache(lambda: _noise(ensemble, validation, readout, config.skip_frames))
+    predicted = functools.cache(
+        lambda: [predict_ensemble(ensemble.members, t.stimulus, t.behaviour, readout=readout) for t in validation]
+    )
+    measured = functools.cache(lambda: _noise(ensemble, validation, predicted(), config.skip_frames))
     return Animal(
         name=recording.name,
         recording=recording,
@@ -168,6 +233,10 @@ def prepare_animal(
         validation=validation,
         calibration_clips=calibrating,
         noise=measured() if config.posterior.samples else None,
+        reliability=lambda: neuron_correlations(
+            predicted(), [t.responses for t in validation], skip=config.skip_frames
+        ),
+        alpha=alpha,
     )
 
 
@@ -256,7 +325,7 @@ def _recipe(config: ml_collections.ConfigDict, prior: dict[str, Any], noise: Cal
     return default_recipe(**prior, losses={likelihood: (weight, loss)}, **changes)
 
 
-def _noise(ensemble: Ensemble, trials: list[Trial], readout: int, skip: int) -> ResponseNoise:
+def _noise(ensemble: Ensemble, trials: list[Trial], predictions: list[np.ndarray], skip: int) -> ResponseNoise:
     """What the ensemble leaves unexplained of trials that it was not fitted to."""
     steps = {encoder.frame_step for encoder, _ in ensemble.members}
     if len(steps) > 1:
@@ -264,7 +333,6 @@ def _noise(ensemble: Ensemble, trials: list[Trial], readout: int, skip: int) -> 
             f"--config.encoders: expected encoders of one frame step, found {sorted(steps)}; choose others, or "
             "--config.default_recipe.likelihood=poisson"
         )
-    predictions = [predict_ensemble(ensemble.members, t.stimulus, t.behaviour, readout=readout) for t in trials]
     return fit_noise([p[skip:] for p in predictions], [t.responses[skip:] for t in trials], frame_step=steps.pop())
 
 

@@ -13,7 +13,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import ml_collections
@@ -21,16 +21,16 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.descents import Descent, behaviour_of, members_of, neurons_of, responses_of
 from experiments.evaluate import evaluate
 from experiments.inputs import Ensemble, ensemble_of, fold_clips, located, recordings_of
-from experiments.preparation import Animal, given_alpha, prepare_animal
+from experiments.preparation import Animal, Kept, given_alpha, prepare_animal
 from experiments.report import report
 from experiments.train import train_encoders
 from neurorecon import runs
-from neurorecon.encoders import predict_ensemble, predict_trial
 from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.errors import NeuroreconError
-from neurorecon.evaluation import fit_spread_scale, shuffled_neurons
+from neurorecon.evaluation import fit_spread_scale
 from neurorecon.files import save_npz
 from neurorecon.reconstruction import Posterior, Progress, Reconstruction, reconstruct, sample_posterior
 from neurorecon.reconstruction.calibration import Calibration
@@ -39,7 +39,7 @@ from neurorecon.reconstruction.calibration import Calibration
 KEYS = (
     "recordings", "encoders", "seed", "recipe", "num_steps", "default_recipe", "published_recipe", "prior", "mask",
     "validation_tier", "linear_decoder", "decodable_fraction", "calibration_clips", "fold", "responses", "neurons",
-    "save_movies", "posterior",
+    "save_movies", "posterior", "members", "behaviour",
 )  # fmt: skip
 CONTROLS = ("grey", "shuffled_neurons", "linear_decoder", "ceiling")
 CHOICES = {
@@ -47,28 +47,23 @@ CHOICES = {
     "mask.kind": ("sensitivity", "alpha", "none"),
     "responses": ("recorded", "predicted"),
     "neurons.ablation": ("exclude", "zero_target"),
+    "neurons.order": ("random", "most_reliable", "least_reliable"),
+    "behaviour.given": ("recorded", "shuffled", "mean"),
     "prior.spectrum": ("measured", "natural", "flat"),
     "default_recipe.likelihood": ("autoregressive", "quasi_poisson", "poisson"),
 }
 
 
-class Descent(NamedTuple):
-    """One movie to reconstruct: the clip itself, or a control of it."""
+def reconstruct_recordings(
+    config: ml_collections.ConfigDict, workdir: str, *, films: bool = True, kept: Kept | None = None
+) -> dict[str, Any]:
+    """The whole job; returns what stands in metrics.json.
 
-    kind: str  # "validation", "reconstruction", "shuffled_neurons" or "ceiling"
-    animal: Animal
-    trial_id: str
-    path: Path
-    num_models: int
-
-    @property
-    def has_spread(self) -> bool:
-        """Whether its posterior is sampled, where the run does that."""
-        return self.kind in ("validation", "reconstruction")
-
-
-def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str, *, films: bool = True) -> dict[str, Any]:
-    """The whole job, without the films and the page on demand; returns what stands in metrics.json.
+    Args:
+      config: see `configs/base.py`.
+      workdir: for everything that is written.
+      films: also the films and the page.
+      kept: of earlier jobs of this process, whose encoders and preparations serve this one where they are the same.
 
     Raises:
       NeuroreconError: bad config, recordings or encoders, or a descent that is not finite.
@@ -80,19 +75,19 @@ def reconstruct_recordings(config: ml_collections.ConfigDict, workdir: str, *, f
     _check_choices(config)
     config = located(config)
     recordings = recordings_of(config)
-    chosen = [_trials(r, config) for r in recordings]
+    chosen = [trials_of(r, config) for r in recordings]
     if config.mask.files:
         for index, recording in enumerate(recordings):
             given_alpha(Path(config.mask.files), recording.name, index)
     paths = cli.listed(config.encoders)
-    given = ensemble_of(paths) if paths else None
-    folder = runs.claim(workdir, config.to_dict(), "reconstruct", KEYS)
-    ensemble = given or train_encoders(config, workdir)
+    given = (kept.ensemble(paths) if kept else ensemble_of(paths)) if paths else None
+    folder = cli.claim(workdir, config, "reconstruct", KEYS)
+    ensemble = members_of(config, given or train_encoders(config, workdir))
     if "ceiling" in controls and len(ensemble.members) < 2:
         print("ceiling: left out, it takes two encoders (config.num_models)")
         controls.remove("ceiling")
     animals = [
-        prepare_animal(config, folder, recording, ensemble, index, linear="linear_decoder" in controls)
+        prepare_animal(config, folder, recording, ensemble, index, linear="linear_decoder" in controls, kept=kept)
         for index, recording in enumerate(recordings)
     ]
     descents = list(_descents(config, folder, animals, chosen, controls, ensemble))
@@ -127,9 +122,19 @@ def _check_choices(config: ml_collections.ConfigDict) -> None:
         )
     if not 0 < config.neurons.share <= 1:
         raise NeuroreconError(f"--config.neurons.share: expected above 0, up to 1, found {config.neurons.share}")
+    if config.neurons.count < 0 or (config.neurons.count and config.neurons.share < 1):
+        raise NeuroreconError(
+            f"--config.neurons.count: expected 0 or more, and a share of 1 beside it, found {config.neurons.count} and "
+            f"{config.neurons.share}"
+        )
 
 
-def _trials(recording: Any, config: ml_collections.ConfigDict) -> list[str]:
+def trials_of(recording: Any, config: ml_collections.ConfigDict) -> list[str]:
+    """The clips that the config asks for.
+
+    Raises:
+      NeuroreconError: no such trials, or one whose responses can't be used.
+    """
     ids = cli.listed(config.trials)
     known = recording.trial_ids()
     for trial_id in ids:
@@ -181,7 +186,7 @@ def _run(config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, de
                 f"{descent.kind} {descent.animal.name}/{descent.trial_id}, movie {number + 1} of {len(left)}"
             )
             started = time.monotonic()
-            responses = _responses(config, ensemble, descent)
+            responses = responses_of(config, ensemble, descent)
             result = _descend(config, folder, ensemble, descent, responses, bar)
             movie = result.movie
             spread: dict[str, Any] = {}
@@ -234,32 +239,6 @@ def _spread_scale(config: ml_collections.ConfigDict, folder: Path, animal: Anima
     )
 
 
-def _responses(config: ml_collections.ConfigDict, ensemble: Ensemble, descent: Descent) -> np.ndarray:
-    """(time, neuron): as recorded, or what a control puts in their place."""
-    trial = descent.animal.recording.target(descent.trial_id)
-    if descent.kind == "shuffled_neurons":
-        return trial.responses[:, shuffled_neurons(trial.responses.shape[1], seed=config.seed)]
-    if descent.kind == "ceiling":
-        # The true movie enters here alone: as the stimulus of the responses that stand in for the recorded ones.
-        readout = descent.animal.readout
-        return predict_trial(*ensemble.members[-1], trial.stimulus, trial.behaviour, readout=readout)
-    if config.responses == "predicted" and descent.kind == "reconstruction":
-        # An experiment of its own (an upper bound), of which the work folder's config tells.
-        readout = descent.animal.readout
-        return predict_ensemble(ensemble.members, trial.stimulus, trial.behaviour, readout=readout)
-    # As the published code reads them; recorded responses are not negative as a rule.
-    return np.maximum(trial.responses, 0.0) if config.recipe == "published" else trial.responses
-
-
-def _neurons(config: ml_collections.ConfigDict, descent: Descent) -> np.ndarray | None:
-    """(neuron,) bool, those in use; None for all. The smaller of two shares is part of the larger one."""
-    if config.neurons.share >= 1:
-        return None
-    name = [*descent.animal.name.encode(), int(descent.trial_id)]
-    drawn = np.random.default_rng([config.neurons.seed, *name]).random(descent.animal.recording.num_neurons)
-    return drawn <= max(config.neurons.share, drawn.min())  # one at least
-
-
 @contextlib.contextmanager
 def _resumable(
     config: ml_collections.ConfigDict, folder: Path, name: str, descent: Descent, bar: tqdm
@@ -289,7 +268,7 @@ def _arguments(config: ml_collections.ConfigDict, descent: Descent, responses: n
     animal = descent.animal
     return {
         "recipe": animal.recipe.replace(ablation=config.neurons.ablation),
-        "neurons": _neurons(config, descent),
+        "neurons": neurons_of(config, descent),
         "key": jax.random.key(config.seed),
         "baseline": animal.baseline(responses),
         "update_mask": animal.update_mask,
@@ -312,7 +291,7 @@ def _descend(
         return reconstruct(
             ensemble.members[: descent.num_models],
             responses,
-            descent.animal.recording.behaviour(descent.trial_id),
+            behaviour_of(config, descent),
             **_arguments(config, descent, responses),
             **resume,
         )
@@ -333,7 +312,7 @@ def _sample(
         return sample_posterior(
             ensemble.members[: descent.num_models],
             responses,
-            animal.recording.behaviour(descent.trial_id),
+            behaviour_of(config, descent),
             noise=animal.noise,
             num_samples=config.posterior.samples,
             movie=movie,

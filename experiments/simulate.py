@@ -3,7 +3,8 @@
     python -m experiments.simulate --config experiments/configs/demo.py --workdir runs/demo
 
 Writes WORKDIR/recordings/ANIMAL/ and WORKDIR/expected/ANIMAL/TRIAL.npy, the true expected response (time, neuron). The
-cortex is none of our encoders. An animal that is there is kept; the same seed gives the same bytes.
+cortex is none of our encoders; meta/recording.json tells where its receptive fields truly are. An animal that is there
+is kept; the same seed gives the same bytes.
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ from neurorecon.errors import NeuroreconError
 from neurorecon.files import save_npy
 from neurorecon.recordings import write_sensorium
 from neurorecon.simulation.animal import make_animal, plan_trials, simulate_planned
+from neurorecon.simulation.retinotopy import cortical_positions
 
 TIERS = ("train", "oracle", "final_test_main")
 
@@ -64,8 +66,15 @@ def simulate(config: ml_collections.ConfigDict, workdir: str) -> list[Path]:
         write_sensorium(
             tree,
             trials(),
+            cell_motor_coordinates=cortical_positions(animal.population, config.seed + index),
             frame_rate=s.frame_rate,
-            extra={"simulated": True, "seed": config.seed + index, "noise_level": s.noise_level},
+            extra={
+                "simulated": True,
+                "seed": config.seed + index,
+                "noise_level": s.noise_level,
+                # Row and column of each receptive field's true centre, pixels from the upper left corner.
+                "receptive_field_centres": np.round(animal.population.centre, 3).tolist(),
+            },
         )
         print(f"{tree}: written")
     return trees

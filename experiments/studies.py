@@ -4,6 +4,8 @@
 writes under WORKDIR/studies/NAME/ only, and each of its conditions is a work folder of experiments.reconstruct there.
 """
 
+import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +14,20 @@ from typing import Any
 import ml_collections
 from matplotlib.figure import Figure
 
-from experiments.reconstruct import reconstruct_recordings
+from experiments import cli
+from experiments.configs.base import get_config
+from experiments.inputs import located, recordings_of
+from experiments.preparation import Kept
+from experiments.reconstruct import KEYS, reconstruct_recordings, trials_of
 from neurorecon import runs
 from neurorecon.errors import NeuroreconError
-from neurorecon.files import read_json
-from neurorecon.reporting.studies import Study, study_folder, write_study
+from neurorecon.files import atomic_path, read_json
+from neurorecon.reporting.studies import FOLDER, Study, study_folder, write_study
 
 # Of a training or reconstruction that a study takes from the work folder where the config names none.
 _SOURCES = ("recordings", "encoders")
+_CLIPS = ("tier", "trials", "fold_clips")  # and more of them can be asked for later
+_kept = Kept()  # conditions of one study have encoders and preparations in common
 
 
 def begin(
@@ -51,20 +59,28 @@ def begin(
             f"--workdir {folder}: expected the folder of a training or reconstruction that is done, found none; make "
             "one with experiments.demo, or name --config.recordings and --config.encoders"
         )
-    claimed = runs.claim(study_folder(folder, name), config.to_dict(), name, (*_SOURCES, "data", "weights", *keys))
+    claimed = cli.claim(study_folder(folder, name), config, name, (*_SOURCES, "data", "weights", *_CLIPS, *keys))
     return config, claimed
 
 
 def condition(
-    config: ml_collections.ConfigDict, folder: Path, name: str, changes: Mapping[str, Any] | None = None
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    name: str,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    masks: Path | None = None,
 ) -> dict[str, Any]:
     """Reconstructs under changed settings, in a work folder of its own; what is there already is not made again.
+
+    Nor is what the asked work folder or another study there has made under the same settings: it is copied.
 
     Args:
       config: of the study.
       folder: of the study.
       name: of the condition, a folder name.
       changes: config keys such as "neurons.share" and their values. Controls are left out unless asked for here.
+      masks: another condition's work folder, whose masks are used in place of this one's own.
 
     Returns:
       What stands in the condition's metrics.json.
@@ -72,7 +88,54 @@ def condition(
     changed = config.copy_and_resolve_references()
     changed.controls = ""
     changed.update_from_flattened_dict(dict(changes or {}))
-    return reconstruct_recordings(changed, str(folder / name), films=False)
+    target = folder / name
+    if masks is not None:
+        _copy_masks(masks, target)
+    workdir = folder.parent.parent
+    others = [workdir, *sorted(p.parent for p in (workdir / FOLDER).glob("*/*/jobs.json"))]
+    _adopt(changed, target, [other for other in others if other != target])
+    return reconstruct_recordings(changed, str(target), films=False, kept=_kept)
+
+
+def conditions(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    wanted: Mapping[str, Mapping[str, Any]],
+    *,
+    share_masks: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """`condition` for each name, with how many are left and about how long they take; name -> metrics.
+
+    Args:
+      config, folder: of the study.
+      wanted: name -> changes.
+      share_masks: all are scored inside the masks of the first.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    seconds: list[float] = []
+    first: Path | None = None
+    for number, (name, changes) in enumerate(wanted.items()):
+        left = len(wanted) - number
+        soon = f", about {max(seconds) * left / 60:.0f} min left" if seconds else ""
+        print(f"{folder.name}: {name}, {left} of {len(wanted)} conditions to go{soon}")
+        started = time.monotonic()
+        found[name] = condition(config, folder, name, changes, masks=first if share_masks else None)
+        seconds.append(time.monotonic() - started)
+        first = first or folder / name
+    return found
+
+
+def capped(config: ml_collections.ConfigDict, max_clips: int) -> ml_collections.ConfigDict:
+    """The config with at most `max_clips` clips (0: no limit), fewer where it asks for fewer itself."""
+    config = config.copy_and_resolve_references()
+    limits = [limit for limit in (config.max_clips, max_clips) if limit > 0]
+    config.max_clips = min(limits, default=0)
+    return config
+
+
+def clip_scores(metrics: Mapping[str, Any], name: str = "movie_correlation") -> dict[tuple[str, str], float]:
+    """(animal, trial) -> score, from what `condition` returns."""
+    return {(clip["animal"], clip["trial"]): float(clip[name]) for clip in metrics["clips"]}
 
 
 def finish(
@@ -112,3 +175,56 @@ def finish(
         print(f"  {finding}")
     print(f"  {study.seconds:.0f} s; table, figures and numbers: {path.parent}")
     return study
+
+
+def _copy_masks(source: Path, target: Path) -> None:
+    for path in (source / "masks").glob("*.npz"):
+        if not (target / "masks" / path.name).exists():
+            with atomic_path(target / "masks" / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+
+
+def _adopt(config: ml_collections.ConfigDict, target: Path, others: Sequence[Path]) -> None:
+    """Copies the clips that `target` is to hold from work folders of the same settings and masks."""
+    config = located(config)
+    asked = _settings(config.to_dict())
+    wanted = None
+    for other in others:
+        jobs = read_json(other / "jobs.json") if (other / "jobs.json").is_file() else {}
+        begun = dict(jobs.get("reconstruct", {}))
+        if begun and not begun.get("encoders") and (other / "encoders").is_dir():
+            begun["encoders"] = str(other)  # which it trained itself
+        if not begun or _settings(begun) != asked:
+            continue
+        if wanted is None:
+            wanted = [(r.name, trial_id) for r in recordings_of(config) for trial_id in trials_of(r, config)]
+        for animal in {animal for animal, _ in wanted}:
+            if not _same_mask(other / "masks" / f"{animal}.npz", target / "masks" / f"{animal}.npz"):
+                break
+        else:
+            _copy_masks(other, target)
+            for animal, trial_id in wanted:
+                path = Path("reconstructions") / animal / f"{trial_id}.npz"
+                if (other / path).is_file() and not (target / path).is_file():
+                    with atomic_path(target / path) as temporary:
+                        shutil.copyfile(other / path, temporary)
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reconstruction depends on; keys that an older work folder lacks have their defaults."""
+    return _completed({key: values[key] for key in KEYS if key in values}, {k: get_config().to_dict()[k] for k in KEYS})
+
+
+def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    full = {**defaults, **values}
+    full = {k: _completed(v, defaults[k]) if isinstance(defaults.get(k), dict) else v for k, v in full.items()}
+    return json.loads(json.dumps(full))
+
+
+def _same_mask(given: Path, wanted: Path) -> bool:
+    if not given.is_file():
+        return False
+    if not wanted.is_file():
+        return True
+    a, b = (runs.load_arrays(path)["alpha"] for path in (given, wanted))
+    return a.shape == b.shape and bool((a == b).all())

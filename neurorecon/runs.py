@@ -28,10 +28,21 @@ def versions() -> dict[str, str]:
     return found | {"device": f"{device.platform} ({device.device_kind}) x {jax.device_count()}"}
 
 
-def claim(workdir: str | os.PathLike, config: Mapping[str, Any], job: str, keys: tuple[str, ...]) -> Path:
+def claim(
+    workdir: str | os.PathLike,
+    config: Mapping[str, Any],
+    job: str,
+    keys: tuple[str, ...],
+    defaults: Mapping[str, Any] | None = None,
+) -> Path:
     """Makes the work folder, or goes on in one where `job` was begun with the same values of `keys`.
 
     `config.json` holds the latest config, `jobs.json` what each job was begun with.
+
+    Args:
+      workdir, config, job, keys: see above.
+      defaults: what a key is taken to have been that did not exist yet when the job was begun; must be what the job
+        did then. Without them such a key is not compared.
 
     Raises:
       NeuroreconError: the job was begun here with another value of one of `keys`, or the folder can't be written.
@@ -44,7 +55,8 @@ def claim(workdir: str | os.PathLike, config: Mapping[str, Any], job: str, keys:
     if not isinstance(jobs, dict) or not all(isinstance(begun, dict) for begun in jobs.values()):
         raise NeuroreconError(f"{path}: expected what each job was begun with, found something else; remove it")
     asked = json.loads(json.dumps({key: config.get(key) for key in keys}))
-    for key, old in jobs.get(job, asked).items():
+    known = json.loads(json.dumps({key: (defaults or {}).get(key) for key in keys if key in (defaults or {})}))
+    for key, old in _filled(jobs.get(job, asked), known).items():
         new = asked.get(key)
         if old != new:
             raise NeuroreconError(
@@ -54,6 +66,13 @@ def claim(workdir: str | os.PathLike, config: Mapping[str, Any], job: str, keys:
     save_json(folder / "config.json", config)
     save_json(path, {**jobs, job: asked})
     return folder
+
+
+def _filled(begun: Any, defaults: Any) -> Any:
+    """`begun` with the keys that it lacks."""
+    if not isinstance(begun, dict) or not isinstance(defaults, dict):
+        return begun
+    return defaults | {key: _filled(value, defaults.get(key)) for key, value in begun.items()}
 
 
 def _short(value: Any, other: Any) -> str:

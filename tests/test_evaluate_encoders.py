@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.evaluate import main, stored_config
-from experiments.evaluate_encoders import encoder_table, evaluate_encoders, is_training
+from experiments.evaluate_encoders import encoder_table, evaluate_encoders, is_training, linear_nonlinear_of
+from experiments.inputs import recordings_of
 from experiments.train import train_encoders
 from neurorecon.encoders import load_encoder, predict_trial
 from neurorecon.errors import NeuroreconError
@@ -28,6 +29,7 @@ from neurorecon.evaluation.response_intervals import (
     trial_sums,
 )
 from neurorecon.evaluation.response_metrics import competition_correlation, neuron_correlations
+from neurorecon.evaluation.response_scores import ResponseSums, ensemble_scores, ensemble_subsets
 from neurorecon.recordings import open_recording
 from tests.recording_examples import one_line
 from tests.tiny_run import simulated, tiny_config
@@ -128,6 +130,7 @@ def trained(tmp_path_factory):
     simulated(folder / "more", simulation__animals="two", simulation__noise_level=0.3, simulation__repeats=2, seed=5)
     trees = [folder / "sim/recordings/one", folder / "more/recordings/two"]
     config = tiny_config(recordings=",".join(map(str, trees)), training__num_steps=10)
+    config.linear_nonlinear.update(window_frames=20, num_taps=5)
     train_encoders(config, str(folder / "run"))
     assert is_training(str(folder / "run")) and not is_training(str(folder / "sim"))
     return folder, trees
@@ -170,6 +173,15 @@ def test_a_training_folder_is_scored(trained, capsys):
     for score in ("single_trial_correlation", "correlation_to_average"):
         values = {name: v["mean"] for name, v in metrics["scores"][score].items()}
         assert max(values, key=values.get) == "expected_response" and values["expected_response"] > 0.2
+    single, both = metrics["ensembles"]
+    assert (single["models"], single["subsets"], both["models"], both["subsets"]) == (1, 2, 2, 1)
+    assert both["mean"] == pytest.approx(scores["encoders"]["mean"], rel=1e-9) and both["ci95"][0] < both["ci95"][1]
+    assert single["mean"] == pytest.approx((scores["encoders/0"]["mean"] + scores["encoders/1"]["mean"]) / 2, rel=1e-9)
+    assert both["over_one"]["mean"] == pytest.approx(both["mean"] - single["mean"], abs=1e-12)
+    assert "2 encoders, mean of 1 such" in table and "encoders - behaviour only" in table
+    of_animal = metrics["animals"]["one"]
+    found = {n: of_animal["single_trial_correlation"][n]["mean"] for n in ("encoders", "expected_response")}
+    assert of_animal["share_of_ceiling"]["mean"] == pytest.approx(found["encoders"] / found["expected_response"])
     share = metrics["share_of_ceiling"]["mean"]
     assert share == pytest.approx(scores["encoders"]["mean"] / scores["expected_response"]["mean"], rel=1e-6)
     assert not metrics["chose_the_best_moment"]
@@ -214,6 +226,87 @@ def test_what_cannot_be_scored_is_one_line(trained, tmp_path):
     with pytest.raises(NeuroreconError) as error:
         evaluate_encoders(str(run), config)
     one_line(error, "not done")
+
+
+def test_a_linear_nonlinear_encoder_is_compared_with(trained, tmp_path, capsys):
+    folder, trees = trained
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    main(None, str(run), "train")
+    assert "linear nonlinear" in capsys.readouterr().out
+    begun = json.loads((run / "linear_nonlinear/jobs.json").read_text())["train"]
+    assert begun["encoder"] == "linear_nonlinear" and begun["training"]["validation_trials"] == 2
+    assert begun["recordings"] == ",".join(map(str, trees))
+    metrics = json.loads((run / "encoder_metrics.json").read_text())
+    scores = metrics["scores"]["single_trial_correlation"]
+    encoder, variables = load_encoder(run / "linear_nonlinear/encoders/0")
+    animals = []
+    for readout, tree in enumerate(trees):
+        trials = [open_recording(tree).trial(i) for i in open_recording(tree).trial_ids("oracle")]
+        found = [predict_trial(encoder, variables, t.stimulus, t.behaviour, readout) for t in trials]
+        animals.append((found, [t.responses for t in trials]))
+    assert scores["linear_nonlinear"]["mean"] == pytest.approx(competition_correlation(animals, skip=15), abs=1e-5)
+    below = metrics["differences"]["linear_nonlinear"]["mean"]
+    assert below == pytest.approx(scores["encoders"]["mean"] - scores["linear_nonlinear"]["mean"], abs=1e-9)
+    # Once it is there, it is compared with; other encoders, or other trials, are refused.
+    config = stored_config(str(run))
+    assert linear_nonlinear_of(run, config) is not None
+    config.evaluation.linear_nonlinear = str(folder / "run")
+    with pytest.raises(NeuroreconError) as error:
+        linear_nonlinear_of(run, config)
+    one_line(error, "linear-nonlinear", "Factorized")
+    config.evaluation.linear_nonlinear = str(folder)
+    with pytest.raises(NeuroreconError) as error:
+        linear_nonlinear_of(run, config)
+    one_line(error, "work folder of a training")
+    path = run / "linear_nonlinear/jobs.json"
+    begun["training"]["validation_trials"] = 3
+    path.write_text(json.dumps({"train": begun}))
+    config.evaluation.linear_nonlinear = ""
+    with pytest.raises(NeuroreconError) as error:
+        linear_nonlinear_of(run, config)
+    one_line(error, "same validation_trials", "2, found 3")
+
+
+def test_ensembles_of_each_size_are_means_over_their_subsets():
+    assert ensemble_subsets(1) == [(0,)] and ensemble_subsets(2) == [(0,), (1,), (0, 1)]
+    sizes = [len(s) for s in ensemble_subsets(7)]
+    assert {n: sizes.count(n) for n in (1, 2, 4, 7)} == {1: 7, 2: 8, 4: 8, 7: 1} and len(sizes) == 24
+    assert len(set(ensemble_subsets(7))) == 24 and ensemble_subsets(7) == ensemble_subsets(7)
+    assert ensemble_subsets(7, seed=1) != ensemble_subsets(7)
+    rng = np.random.default_rng(0)
+    truth = [rng.normal(size=(50, 3)) for _ in range(4)]
+    models = [[t + rng.normal(0, 1, t.shape) for t in truth] for _ in range(4)]
+    sums = {
+        s: np.stack(
+            [trial_sums(np.mean([models[k][c] for k in s], 0), truth[c], skip=0, centre=np.zeros(3)) for c in range(4)]
+        )
+        for s in ensemble_subsets(4)
+    }
+    found = ensemble_scores([ResponseSums({}, {}, sums)])
+    assert [f["models"] for f in found] == [1, 2, 4] and [f["subsets"] for f in found] == [4, 6, 1]
+    by_hand = [np.mean([neuron_correlations(m, truth, skip=0).mean() for m in models])]
+    by_hand.append(neuron_correlations([np.mean(m, 0) for m in zip(*models)], truth, skip=0).mean())
+    assert [found[0]["mean"], found[2]["mean"]] == pytest.approx(by_hand)
+    assert found[0]["mean"] < found[1]["mean"] < found[2]["mean"] and found[1]["over_one"]["ci95"][0] > 0
+    with pytest.raises(NeuroreconError, match="at least 1"):
+        ensemble_subsets(0)
+
+
+def test_a_training_on_a_part_is_scored_on_its_neurons(trained, tmp_path):
+    folder, trees = trained
+    config = tiny_config(recordings=str(trees[0]), training__num_steps=2, num_models=1, subset__neurons=0.5)
+    config.subset.trials = 0.7
+    train_encoders(config, str(tmp_path / "part"))
+    metrics = evaluate_encoders(str(tmp_path / "part"), stored_config(str(tmp_path / "part")))
+    assert metrics["animals"]["one"]["neurons"] == 6
+    ceiling = metrics["scores"]["single_trial_correlation"]["expected_response"]["mean"]
+    (part,) = recordings_of(config)
+    assert len(part.trial_ids("train")) == 4
+    trials = [open_recording(trees[0]).trial(i) for i in part.trial_ids("oracle")]
+    expected = [np.load(folder / f"sim/expected/one/{t.id}.npy")[:, part.neurons] for t in trials]
+    by_hand = competition_correlation([(expected, [t.responses[:, part.neurons] for t in trials])], skip=15)
+    assert ceiling == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_another_animal_is_added_by_the_command_and_scored(trained, tmp_path):

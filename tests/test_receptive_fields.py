@@ -1,6 +1,9 @@
-"""Receptive fields: known places found, batches that change nothing, the published prediction and map, the command."""
+"""Receptive fields: known places found, batches that change nothing, the published prediction and map, the study."""
 
+import csv
 import itertools
+import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +11,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from experiments.configs.base import get_config
 from experiments.receptive_fields import receptive_fields
 from neurorecon.encoders import LinearNonlinear, load_published, predict_trial, save_encoder
 from neurorecon.encoders.canvas import place_on_canvas
 from neurorecon.errors import NeuroreconError
+from neurorecon.evaluation.retinotopy import field_shapes, fit_retinotopy
 from neurorecon.reconstruction import (
     PixelResponses,
     population_receptive_field,
@@ -20,6 +25,7 @@ from neurorecon.reconstruction import (
 )
 from neurorecon.reconstruction import receptive_fields as module
 from neurorecon.recordings import Trial, write_sensorium
+from neurorecon.simulation.retinotopy import cortical_positions
 from neurorecon.stimuli.pixels import single_pixel
 from tests.shared_data import SHARED, needs_shared
 from tests.toy_encoders import SCREEN, TOYS, toy
@@ -238,6 +244,105 @@ def test_errors():
     refused("no neuron responds", lambda: population_receptive_field(silent))
 
 
+def test_squares_are_squares_of_pixels():
+    """A square of 2 x 2 pixels raises what a pixel of it does; squares at the far border are cut."""
+    members = [placed()]
+    found = probe_pixels(members, BEHAVIOUR, spot=2)
+    assert found.responses.shape == (1, 2, 5, 6, 3, 4)
+    fields = receptive_field_maps(found, smoothing=0)
+    for neuron, place in enumerate(PLACES):
+        if place is not None:
+            row, column, sign = place
+            assert tuple(fields.peaks[int(sign < 0), neuron]) == (row // 2, column // 2)
+    # These neurons look at one pixel each, so that the rest of the square changes nothing.
+    single = probe_pixels(members, BEHAVIOUR)
+    np.testing.assert_allclose(found.responses[0, :, 0, 5, ..., 0], single.responses[0, :, 1, 10, ..., 0], rtol=1e-5)
+    all_of_it = probe_pixels([toy("linear_nonlinear")], BEHAVIOUR, spot=4)  # 4 x 6 pixels: the second is 4 x 2
+    movie = np.full((45, *SCREEN), 127.5, np.float32)
+    movie[15:30, :, 4:] = 255
+    predicted = predict_trial(*toy("linear_nonlinear"), movie, np.tile(BEHAVIOUR, (45, 1)))
+    np.testing.assert_allclose(all_of_it.responses[0, 0, 0, 1], predicted.reshape(3, 15, -1).mean(1), rtol=2e-5)
+
+
+def test_goes_on_with_what_was_found():
+    members = [toy("linear_nonlinear"), toy("linear_nonlinear", 1)]
+    shape = module.probe_shape(members)
+    assert shape == (2, 49, 3, 5)
+    whole = np.full(shape, np.nan, np.float32)
+    expected = probe_pixels(members, BEHAVIOUR, chunk=10, found=whole)
+    part = whole.copy()
+    part[0, :10] += 1  # there already, and kept as it is
+    part[1, 25:] = np.nan
+    shown = []
+    original = module._probe
+
+    def counted(*arguments):
+        shown.append(len(arguments[2]))
+        return original(*arguments)
+
+    try:
+        module._probe = counted
+        found = probe_pixels(members, BEHAVIOUR, chunk=10, found=part)
+    finally:
+        module._probe = original
+    assert len(shown) == 3  # chunks from 20, 30 and 40 on
+    np.testing.assert_array_equal(found.responses[1], expected.responses[1])
+    np.testing.assert_allclose(found.responses[0, 0, 0, 0], expected.responses[0, 0, 0, 0] + 1)
+    refused("found: expected float32", lambda: probe_pixels(members, BEHAVIOUR, found=part[:1]))
+    refused("spot: expected 1 to 4", lambda: probe_pixels(members, BEHAVIOUR, spot=5))
+
+
+def test_centres_and_widths_of_gaussian_fields():
+    rows, columns = np.mgrid[:30, :40] + 0.5
+    places, sigmas = [(10.3, 12.0), (18.0, 30.6), (15.0, 20.0)], [2.0, 3.5, 0.2]
+    maps = np.zeros((2, 30, 40, 4))
+    for n, ((row, column), sigma) in enumerate(zip(places, sigmas)):
+        blob = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * (sigma**2 + 1.5**2)))
+        maps[n % 2, ..., n] = blob / blob.max()
+    strength = np.array([[1.0, 0, 0.3, 0], [0, 2.0, 0, 0]])
+    found = field_shapes(maps, strength, smoothing=1.5)
+    np.testing.assert_allclose(found.centre[:3], places, atol=0.3)
+    np.testing.assert_allclose(found.width[:2], 2.3548 * np.array(sigmas[:2]), rtol=0.08)
+    assert np.isnan(found.centre[3]).all() and np.isnan(found.width[3])
+    # Two subfields are one field, its centre between them, nearer to the stronger one.
+    both = np.stack([maps[0, ..., 0], np.roll(maps[0, ..., 0], 4, axis=1)])[..., None]
+    assert field_shapes(both, np.array([[1.0], [1.0]])).centre[0, 1] == pytest.approx(14.0, abs=0.1)
+    assert field_shapes(both, np.array([[1.0], [0.6]])).centre[0, 1] < 13.8
+    refused("maps: expected", lambda: field_shapes(maps, strength[:1]))
+    refused("finite", lambda: field_shapes(maps, -strength))
+
+
+def test_retinotopy_is_found_where_there_is_one():
+    rng = np.random.default_rng(0)
+    cortex = rng.uniform(0, 1000, (200, 2))
+    slope = np.array([[0.06, 0.02], [-0.01, 0.05]])  # degrees per micrometre
+    signal = (cortex - cortex.mean(0)) @ slope.T
+    field = 5 + signal + rng.normal(0, signal.std(0), signal.shape)
+    found = fit_retinotopy(cortex, field, seed=0, num_permutations=99)
+    np.testing.assert_allclose(found.r2, 0.5, atol=0.1)
+    np.testing.assert_allclose(found.slope, slope, atol=0.012)
+    np.testing.assert_array_equal(found.p_value, 0.01)
+    assert found.predicted.shape == (200, 2)
+    none = fit_retinotopy(cortex, field[rng.permutation(200)], seed=0, num_permutations=99)
+    assert (none.r2 < 0.05).all() and (none.p_value > 0.05).any()
+    refused("differ between", lambda: fit_retinotopy(np.ones((200, 2)), field, seed=0))
+    refused("at least 20 neurons", lambda: fit_retinotopy(cortex[:9], field[:9], seed=0))
+    refused("finite positions", lambda: fit_retinotopy(cortex, field * np.nan, seed=0))
+    refused("expected .neuron, D.", lambda: fit_retinotopy(cortex, field[:9], seed=0))
+
+
+def test_simulated_cortex_holds_a_map():
+    centre = np.random.default_rng(0).uniform((5, 10), (31, 54), (300, 2))
+    population = types.SimpleNamespace(centre=centre, height=36, width=64, degrees_per_pixel=3.4)
+    places = cortical_positions(population, 3)
+    assert places.shape == (300, 3) and places.dtype == np.float32
+    np.testing.assert_array_equal(places, cortical_positions(population, 3))
+    assert (places != cortical_positions(population, 4)).any()
+    found = fit_retinotopy(places[:, :2], 3.4 * centre[:, ::-1], seed=0, num_permutations=9)
+    assert (found.r2 > 0.9).all() and (found.r2 < 0.999).all()  # a map, with scatter
+    np.testing.assert_allclose(np.linalg.norm(found.slope, axis=1), 1 / 13, rtol=0.1)
+
+
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory):
     """A recording and two encoders of its four neurons, as a lab has them."""
@@ -259,10 +364,17 @@ def laboratory(tmp_path_factory):
     return folder
 
 
-def test_command(laboratory, tmp_path):
-    path = receptive_fields(str(tmp_path), str(laboratory / "mouse"), [str(laboratory / "run")], responses=True)
-    assert path == tmp_path / "receptive_fields" / "mouse.npz"
-    with np.load(path) as stored:
+def study_config(laboratory, **changes):
+    config = get_config()
+    config.recordings, config.encoders = str(laboratory / "mouse"), str(laboratory / "run")
+    config.receptive_fields.update(spot_pixels=1, permutations=20, chunk=50, **changes)
+    return config
+
+
+def test_study(laboratory, tmp_path, capsys):
+    study = receptive_fields(study_config(laboratory, keep_responses=True, smoothing=2.0), str(tmp_path))
+    folder = tmp_path / "studies" / "receptive_fields"
+    with np.load(folder / "mouse.npz") as stored:
         found = dict(stored)
     expected = probe_pixels([placed(0), placed(1)], BEHAVIOUR)
     fields = receptive_field_maps(expected)
@@ -274,24 +386,106 @@ def test_command(laboratory, tmp_path):
         alone = receptive_field_maps(PixelResponses(*(x[model : model + 1] for x in expected)))
         np.testing.assert_array_equal(found["model_peaks"][model], alone.peaks)
         np.testing.assert_allclose(found["model_strength"][model], alone.strength, rtol=1e-5, atol=1e-7)
-        np.testing.assert_array_equal(np.load(path.with_name(f"mouse_model{model}.npy")), expected.responses[model])
+        responses = np.load(folder / f"mouse_model{model}.npy")
+        np.testing.assert_allclose(responses, expected.responses[model], rtol=1e-5)
     assert (found["model_strength"][0] != found["model_strength"][1]).any()
-    assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    assert not (folder / "progress").exists()
+    # Three of four neurons see one pixel each; no positions in the cortex, no true centres.
+    rows = {row["measure"]: row for row in study.rows}
+    assert rows["neurons that respond to a bright or dark square"]["value"] == 75
+    assert rows["neurons that respond to a dark square"]["value"] == 25
+    assert any("no positions of its neurons" in line for line in study.findings)
+    assert not any("retinotopy" in name or "true" in name for name in study.captions)
+    assert all((folder / f"{name}.svg").read_text().startswith("<?xml") for name in study.captions)
+    with open(folder / "mouse.csv") as handle:
+        neurons = list(csv.DictReader(handle))
+    assert [n["responds_bright"] for n in neurons] == ["1", "0", "1", "0"] and neurons[3]["azimuth_degrees"] == ""
+    # Row 1, column 10 of 9 x 12 pixels of 4.7 cm, 15 cm away: up and to the right.
+    pixel = 56.5 / 12
+    assert float(neurons[0]["azimuth_degrees"]) == pytest.approx(np.degrees(np.arctan(4.5 * pixel / 15)), abs=2.0)
+    assert float(neurons[0]["elevation_degrees"]) == pytest.approx(np.degrees(np.arctan(3 * pixel / 15)), abs=8.0)
+    assert "75" in capsys.readouterr().out
+    # The maps are not made again.
+    before = (folder / "mouse.npz").stat().st_mtime_ns
+    again = receptive_fields(study_config(laboratory, keep_responses=True, smoothing=2.0), str(tmp_path))
+    assert (folder / "mouse.npz").stat().st_mtime_ns == before and again.findings == study.findings
 
 
-def test_command_as_published(laboratory, tmp_path):
-    run = [str(laboratory / "run")]
-    with np.load(receptive_fields(str(tmp_path), str(laboratory / "mouse"), run, published=True)) as stored:
+def test_study_goes_on_after_a_kill(laboratory, tmp_path, monkeypatch):
+    config = study_config(laboratory)
+    whole = receptive_fields(config, str(tmp_path / "whole"))
+    original, shown = module._probe, []
+
+    def killed(*arguments):
+        shown.append(1)
+        if len(shown) == 7:  # two models of 217 squares, five chunks each: in the second one
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "_probe", killed)
+    with pytest.raises(KeyboardInterrupt):
+        receptive_fields(config, str(tmp_path / "part"))
+    folder = tmp_path / "part" / "studies" / "receptive_fields"
+    assert sorted(p.name for p in (folder / "progress").iterdir()) == ["mouse_model0.npy", "mouse_model1.npy"]
+    assert not (folder / "study.json").exists()
+    shown[:] = [1] * 100
+    again = receptive_fields(config, str(tmp_path / "part"))
+    assert len(shown) == 104  # of ten chunks, six were there
+    assert again.rows == whole.rows
+    files = [np.load(tmp_path / name / "studies/receptive_fields/mouse.npz") for name in ("whole", "part")]
+    for key in files[0].files:
+        np.testing.assert_array_equal(files[0][key], files[1][key])
+
+
+def test_study_as_published(laboratory, tmp_path):
+    receptive_fields(study_config(laboratory, published=True, smoothing=2.0), str(tmp_path))
+    with np.load(tmp_path / "studies/receptive_fields/mouse.npz") as stored:
         strength = stored["strength"]
     expected = receptive_field_maps(probe_pixels([placed(0), placed(1)], BEHAVIOUR, padding=127.5), reference="before")
     np.testing.assert_allclose(strength, expected.strength, rtol=1e-4, atol=1e-7)
 
 
-def test_command_errors(laboratory, tmp_path):
-    mouse, run = str(laboratory / "mouse"), str(laboratory / "run")
-    refused("nothing", lambda: receptive_fields(str(tmp_path), str(tmp_path / "nothing"), [run]))
-    refused("nothing", lambda: receptive_fields(str(tmp_path), mouse, [str(tmp_path / "nothing")]))
-    refused("readout", lambda: receptive_fields(str(tmp_path), mouse, [run], readout=1))
+def test_study_of_retinotopy_and_true_centres(tmp_path):
+    """Neurons that look at the pixels that their places in the cortex say."""
+    rng = np.random.default_rng(0)
+    places = np.stack([rng.integers(0, n, 60) for n in LARGE], axis=1)
+    encoder = LinearNonlinear(num_neurons=(60,), canvas=LARGE, window_frames=8, num_taps=3, rank=1)
+    like = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 8, *LARGE, 5)))
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+    readout = variables["params"]["readout0"]
+    readout["time"][...] = 1.0
+    readout["space"][places[:, 0] * LARGE[1] + places[:, 1], np.arange(60)] = 1.0
+    save_encoder(tmp_path / "run" / "encoders" / "0", encoder, variables)
+    trial = Trial("0", "mouse", "train", np.full((20, *LARGE), 9.0), np.ones((20, 60)), np.tile(BEHAVIOUR, (20, 1)))
+    centres = places + 0.5
+    cortex = np.column_stack([centres[:, 1] * 50, centres[:, 0] * 50, np.zeros(60)])
+    write_sensorium(
+        tmp_path / "mouse", [trial], cell_motor_coordinates=cortex, extra={"receptive_field_centres": centres.tolist()}
+    )
+    config = study_config(tmp_path)
+    study = receptive_fields(config, str(tmp_path / "out"))
+    rows = {row["measure"]: row for row in study.rows}
+    for axis in ("azimuth", "elevation"):
+        assert rows[f"{axis} from the cortex, R2"]["value"] > 0.9
+        assert rows[f"{axis} from the cortex, R2"]["p_value"] == pytest.approx(1 / 21)
+        assert rows[f"true and found {axis}, correlation"]["value"] > 0.95
+    assert {"retinotopy", "true_centres", "population", "examples"} <= set(study.captions)
+    assert json.loads((tmp_path / "out/studies/receptive_fields/study.json").read_text())["rows"] == study.rows
+    assert any("tells where it looks" in line for line in study.findings)
+
+
+def test_study_errors(laboratory, tmp_path):
+    def config(**changes):
+        config = study_config(laboratory)
+        config.update_from_flattened_dict(changes)
+        return config
+
+    refused("nothing", lambda: receptive_fields(config(recordings=str(tmp_path / "nothing")), str(tmp_path / "a")))
+    refused("nothing", lambda: receptive_fields(config(encoders=str(tmp_path / "nothing")), str(tmp_path / "b")))
     encoder, variables = toy("linear_nonlinear")
     save_encoder(tmp_path / "other", encoder, variables)
-    refused("neurons", lambda: receptive_fields(str(tmp_path), mouse, [str(tmp_path / "other")]))
+    refused("neurons", lambda: receptive_fields(config(encoders=str(tmp_path / "other")), str(tmp_path / "c")))
+    refused("spot", lambda: receptive_fields(config(**{"receptive_fields.spot_pixels": 99}), str(tmp_path / "d")))
+    receptive_fields(config(), str(tmp_path / "e"))
+    changed = config(**{"receptive_fields.smoothing": 0.5})
+    refused("begun with receptive_fields", lambda: receptive_fields(changed, str(tmp_path / "e")))

@@ -27,6 +27,17 @@ def test_claim_makes_the_folder_and_goes_on_in_it(tmp_path):
     assert jobs["train"] == {"seed": 0, "training": CONFIG["training"]} and jobs["other"]["seed"] == 3
 
 
+def test_a_key_that_is_newer_than_the_job_counts_as_its_default(tmp_path):
+    keys, defaults = ("training", "mask"), {"training": {"steps": 5, "rate": 1.0}, "mask": "none"}
+    runs.claim(tmp_path, {"training": {"steps": 7}}, "train", ("training",))
+    now = {"training": {"steps": 7, "rate": 1.0}, "mask": "none"}
+    runs.claim(tmp_path, now, "train", keys, defaults)
+    for changed in ({"training": {"steps": 7, "rate": 2.0}, "mask": "none"}, {**now, "mask": "alpha"}):
+        runs.claim(tmp_path / str(changed), {"training": {"steps": 7}}, "train", ("training",))
+        with pytest.raises(NeuroreconError, match="was begun with"):
+            runs.claim(tmp_path / str(changed), changed, "train", keys, defaults)
+
+
 def test_claim_refuses_another_config_and_says_which_part(tmp_path):
     runs.claim(tmp_path, CONFIG, "train", KEYS)
     before = (tmp_path / "config.json").read_text()

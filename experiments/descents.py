@@ -1,0 +1,111 @@
+"""One movie to reconstruct, and what its descent is given: responses, behaviour, neurons, encoders."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from experiments.cli import listed
+from experiments.inputs import Ensemble
+from experiments.preparation import Animal
+from neurorecon.encoders import predict_ensemble, predict_trial
+from neurorecon.errors import NeuroreconError
+from neurorecon.evaluation import shuffled_neurons
+
+
+class Descent(NamedTuple):
+    """One movie to reconstruct: the clip itself, or a control of it."""
+
+    kind: str  # "validation", "reconstruction", "shuffled_neurons" or "ceiling"
+    animal: Animal
+    trial_id: str
+    path: Path
+    num_models: int
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether its posterior is sampled, where the run does that."""
+        return self.kind in ("validation", "reconstruction")
+
+
+def responses_of(config: ml_collections.ConfigDict, ensemble: Ensemble, descent: Descent) -> np.ndarray:
+    """(time, neuron): as recorded, or what a control puts in their place."""
+    trial = descent.animal.recording.target(descent.trial_id)
+    if descent.kind == "shuffled_neurons":
+        return trial.responses[:, shuffled_neurons(trial.responses.shape[1], seed=config.seed)]
+    if descent.kind == "ceiling":
+        # The true movie enters here alone: as the stimulus of the responses that stand in for the recorded ones.
+        readout = descent.animal.readout
+        return predict_trial(*ensemble.members[-1], trial.stimulus, trial.behaviour, readout=readout)
+    if config.responses == "predicted" and descent.kind == "reconstruction":
+        # An experiment of its own (an upper bound), of which the work folder's config tells.
+        readout = descent.animal.readout
+        return predict_ensemble(ensemble.members, trial.stimulus, trial.behaviour, readout=readout)
+    # As the published code reads them; recorded responses are not negative as a rule.
+    return np.maximum(trial.responses, 0.0) if config.recipe == "published" else trial.responses
+
+
+def behaviour_of(config: ml_collections.ConfigDict, descent: Descent) -> np.ndarray:
+    """(time, 4): the trial's own, another training trial's ("shuffled") or the training trials' mean ("mean").
+
+    Raises:
+      NeuroreconError: no other training trial is as long.
+    """
+    recording, trial_id = descent.animal.recording, descent.trial_id
+    own = recording.behaviour(trial_id)
+    if config.behaviour.given == "recorded":
+        return own
+    if config.behaviour.given == "mean":
+        return np.broadcast_to(recording.behaviour_mean(), own.shape)
+    others = [i for i in recording.trial_ids("train") if i != trial_id]
+    for other in np.random.default_rng(_seed(config.behaviour.seed, descent)).permutation(others):
+        if recording.num_frames(str(other)) >= len(own):
+            return recording.behaviour(str(other))[: len(own)]
+    raise NeuroreconError(
+        f"{recording.path}: expected another training trial of {len(own)} frames or more, whose behaviour to give "
+        f"trial {trial_id}, found none; use --config.behaviour.given=mean"
+    )
+
+
+def neurons_of(config: ml_collections.ConfigDict, descent: Descent) -> np.ndarray | None:
+    """(neuron,) bool, those in use; None for all. The fewer of two shares or counts are part of the more.
+
+    Raises:
+      NeuroreconError: more neurons are asked for than there are.
+    """
+    total, count = descent.animal.recording.num_neurons, config.neurons.count
+    if count > total:
+        raise NeuroreconError(f"--config.neurons.count: expected up to the {total} recorded neurons, found {count}")
+    if count in (0, total) and config.neurons.share >= 1:
+        return None
+    if config.neurons.order == "random":
+        place = np.random.default_rng(_seed(config.neurons.seed, descent)).random(total)
+    else:
+        sign = -1 if config.neurons.order == "most_reliable" else 1
+        place = np.empty(total)
+        place[np.argsort(sign * descent.animal.reliability(), kind="stable")] = (np.arange(total) + 0.5) / total
+    if count:
+        kept = np.zeros(total, bool)
+        kept[np.argsort(place, kind="stable")[:count]] = True
+        return kept
+    return place <= max(config.neurons.share, place.min())  # one at least
+
+
+def members_of(config: ml_collections.ConfigDict, ensemble: Ensemble) -> Ensemble:
+    """The encoders at the places `config.members`; all where it is empty.
+
+    Raises:
+      NeuroreconError: no such places.
+    """
+    if not config.members:
+        return ensemble
+    places = listed(config.members)
+    known = [str(place) for place in range(len(ensemble.members))]
+    if not set(places) <= set(known) or len(set(places)) < len(places):
+        raise NeuroreconError(f"--config.members: expected some of {', '.join(known)}, found {config.members!r}")
+    return ensemble._replace(members=[ensemble.members[int(place)] for place in places])
+
+
+def _seed(seed: int, descent: Descent) -> list[int]:
+    return [seed, *descent.animal.name.encode(), int(descent.trial_id)]
