@@ -12,7 +12,9 @@ import ml_collections
 
 from experiments import cli
 from experiments.evaluate import table
+from experiments.evaluate_encoders import evaluate_encoders
 from experiments.reconstruct import reconstruct_recordings
+from experiments.report import report
 from experiments.simulate import simulate
 
 
@@ -21,7 +23,9 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     print("1 of 3: simulates an animal that watches natural movies")
     config.recordings = ",".join(str(tree) for tree in simulate(config, workdir))
     print("2 and 3 of 3: trains encoders, then reconstructs clips that they have not seen, and the controls")
-    metrics = reconstruct_recordings(config, workdir)
+    metrics = reconstruct_recordings(config, workdir, films=False)
+    evaluate_encoders(workdir, config)
+    report(workdir)
     print()
     print("Simulated animal: a model cortex that is none of our encoders, single trials, clips unseen in training.")
     print(table(metrics))

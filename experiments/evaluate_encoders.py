@@ -319,7 +319,7 @@ def encoder_table(metrics: dict[str, Any]) -> str:
         if name in metrics["differences"]
     ]
     for of_size in metrics["ensembles"] if len(metrics["models"]) > 1 else ():
-        label = f"{of_size['models']} encoders, mean of {of_size['subsets']} such"
+        label = f"{of_size['models']} encoder{'s' * (of_size['models'] > 1)}, mean of {of_size['subsets']} such"
         gain, (low, high) = of_size["over_one"]["mean"], of_size["over_one"]["ci95"]
         above = f"{gain:+.3f} [{low:.3f}, {high:.3f}] to one" if of_size["models"] > 1 and np.isfinite(low) else ""
         lines.append(f"  {label:<34}" + (cell(of_size) + above).rstrip())

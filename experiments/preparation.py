@@ -181,7 +181,7 @@ def prepare_animal(
                 f"{recording.name}: expected training and validation trials outside fold {config.fold}, "
                 f"found {len(fit_ids)} and {len(validation_ids)}; raise --config.training.validation_trials"
             )
-    print(f"{recording.name}: measures prior and masks, fits the linear decoder")
+    print(f"{recording.name}: measures prior and masks")
     fit = [recording.target(i) for i in fit_ids]
     validation = [recording.target(i) for i in validation_ids]
     shown = fit if config.mask.fold < 0 else [recording.target(i) for i in fold_trials(recording, config.mask.fold)]
@@ -192,6 +192,7 @@ def prepare_animal(
     from_decoder = config.recipe == "default" and config.prior.mean == "linear_decoder"
     calibrating = min(config.calibration_clips, len(validation)) if config.recipe == "default" else 0
     if linear or from_decoder or calibrating or config.decodable_fraction > 0:
+        print(f"{recording.name}: fits the linear decoder")
         decoder = fit_linear_decoder(
             [t.responses for t in fit],
             [t.stimulus for t in fit],

@@ -3,12 +3,15 @@
     python -m experiments.train --config experiments/configs/base.py --workdir runs/mine --config.recordings=FOLDER
 
 Writes WORKDIR/encoders/K/ (Orbax and architecture.json), config.json and metrics.jsonl. Called again, it goes on where
-it stopped, or says that it is done.
+it stopped, or says that it is done. With --config.hosts=auto the same command, started once on each of several hosts
+that share WORKDIR, is one training; see docs/clusters.md.
 """
 
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from neurorecon.encoders import ARCHITECTURES, save_encoder
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import save_json
 from neurorecon.recordings.prepared import PreparedRecording, prepare
+from neurorecon.training import hosts
 from neurorecon.training.distillation import Teachers, make_teachers
 from neurorecon.training.initialise import stimulus_statistics
 from neurorecon.training.new_animals import encoder_for, with_cores
@@ -56,12 +60,17 @@ def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
     Raises:
       NeuroreconError: bad config, recordings or checkpoint, or a loss that is not finite.
     """
+    if config.hosts and not jax.distributed.is_initialized():
+        raise NeuroreconError(
+            f"--config.hosts: expected '' here, since experiments.train alone runs on several hosts, found "
+            f"{config.hosts!r}; train the encoders first"
+        )
     if config.num_models < 1:
         raise NeuroreconError(f"--config.num_models: expected at least 1, found {config.num_models}")
     # Before the work folder is claimed: a slip must not stand there as what the job was begun with.
     check_architecture(config)
     settings = settings_of(config)
-    trained = (Path(workdir) / "encoders" / "animals.json").is_file()
+    trained = hosts.from_first((Path(workdir) / "encoders" / "animals.json").is_file)
     if not trained:
         training_mesh(settings, num_models=config.num_models)
     cores = [] if trained else _cores(config)
@@ -69,28 +78,35 @@ def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
     for source in sources:
         split_trials(source, validation_tier=config.validation_tier, num_validation=settings.validation_trials)
     teachers = None if trained else _teachers(config, sources)
-    folder = cli.claim(workdir, config, "train", (*KEYS, config.encoder))
-    done = folder / "encoders" / "animals.json"
+    folder = Path(hosts.from_first(lambda: str(cli.claim(workdir, config, "train", (*KEYS, config.encoder)))))
     if trained:
-        print(f"{folder / 'encoders'}: {config.num_models} trained encoders are there")
+        _say(f"{folder / 'encoders'}: {config.num_models} trained encoders are there")
         return ensemble_of([str(folder)])
     # Small recordings stay in memory; larger ones are mapped from a cache in the work folder.
-    prepared = [prepare(r, None if _bytes(r) < 2 << 30 else folder / "cache") for r in sources]
+    prepared = [_prepared(r, folder / "cache") for r in sources]
     encoder = encoder_for(cores[0][0], prepared) if cores else encoder_of(config, **_fields(config, prepared))
     state, checkpoints = _restored(encoder, prepared, settings, config, folder, [variables for _, variables in cores])
     start = int(state.step)
-    log = runs.MetricsLog(folder / "metrics.jsonl", last_step=start)
-    bar = tqdm(total=settings.num_steps, initial=start, desc="train", unit="step", mininterval=2.0, smoothing=0.05)
+    log = runs.MetricsLog(folder / "metrics.jsonl", last_step=start) if hosts.is_first() else None
+    bar = tqdm(
+        total=settings.num_steps, initial=start, desc="train", unit="step", mininterval=2.0, smoothing=0.05,
+        disable=not hosts.is_first(),
+    )  # fmt: skip
     saved = time.monotonic()
 
-    def on_step(state: TrainState, record: dict[str, Any]) -> None:
-        nonlocal saved
-        log.write(record)
+    def logged(record: dict[str, Any]) -> bool:
+        """Writes the record; whether it is time for a checkpoint."""
+        if log is not None:
+            log.write(record)
         bar.update()
         if "validation_correlation" in record:
             bar.set_postfix_str(f"validation correlation {np.mean(record['validation_correlation']):.3f}")
-        if time.monotonic() - saved > config.checkpoint_seconds and record["step"] < settings.num_steps:
-            checkpoints.save(record["step"], state)
+        return time.monotonic() - saved > config.checkpoint_seconds and record["step"] < settings.num_steps
+
+    def on_step(state: TrainState, record: dict[str, Any]) -> None:
+        nonlocal saved
+        if hosts.from_first(partial(logged, record)):
+            checkpoints.save(record["step"], hosts.gathered(state) if hosts.several() else state)
             saved = time.monotonic()
 
     state = train(
@@ -105,14 +121,23 @@ def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
         on_step=on_step,
     )
     bar.close()
-    for model in range(config.num_models):
-        member = jax.tree.map(lambda x, m=model: np.asarray(x[m]), state.best)
-        save_encoder(folder / "encoders" / str(model), encoder, member)
-    save_json(done, [r.name for r in prepared])  # last: it says that the encoders are whole
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    best = ", ".join(f"{float(x):.3f}" for x in state.best_score)
-    print(f"{folder / 'encoders'}: trained; single-trial correlation on validation trials {best}")
+    best, scores = hosts.gathered((state.best, state.best_score))
+    with tempfile.TemporaryDirectory() as nowhere:
+        # Orbax wants to be called by all hosts, of which the first alone writes numbers; it alone has a folder to stay.
+        encoders = folder / "encoders" if hosts.is_first() else Path(nowhere)
+        for model in range(config.num_models):
+            save_encoder(encoders / str(model), encoder, jax.tree.map(lambda x, m=model: x[m], best))
+    hosts.from_first(partial(_finish, folder, [r.name for r in prepared]))
+    _say(
+        f"{folder / 'encoders'}: trained; single-trial correlation on validation trials "
+        f"{', '.join(f'{float(x):.3f}' for x in scores)}"
+    )
     return ensemble_of([str(folder)])
+
+
+def _finish(folder: Path, animals: list[str]) -> None:
+    save_json(folder / "encoders" / "animals.json", animals)  # last: it says that the encoders are whole
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def settings_of(config: ml_collections.ConfigDict) -> TrainingSettings:
@@ -184,11 +209,23 @@ def _restored(
     state = initial_state(encoder, prepared, settings, num_models=config.num_models, key=jax.random.key(config.seed))
     if cores:
         state = with_cores(state, cores, settings)
+    if hosts.several():  # as it is saved: whole, by the first
+        state = hosts.gathered(state)
     checkpoints = runs.Checkpoints(folder / "checkpoints")
     found = checkpoints.restore(state)
     if found is not None:
-        print(f"{folder}: goes on at step {int(found.step)} of {settings.num_steps}")
+        _say(f"{folder}: goes on at step {int(found.step)} of {settings.num_steps}")
     return (state if found is None else found), checkpoints
+
+
+def _prepared(recording: Any, cache: Path) -> PreparedRecording:
+    """The recording ready for drawing; the first of several hosts makes the cache, the others then find it."""
+    if _bytes(recording) < 2 << 30:
+        return prepare(recording, None)
+    if not hosts.several():
+        return prepare(recording, cache)
+    hosts.from_first(lambda: prepare(recording, cache).name)
+    return prepare(recording, cache)
 
 
 def _bytes(recording: Any) -> int:
@@ -196,7 +233,13 @@ def _bytes(recording: Any) -> int:
     return recording.num_trials * 300 * (height * width + 4 * recording.num_neurons)
 
 
+def _say(line: str) -> None:
+    if hosts.is_first():
+        print(line)
+
+
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+    hosts.join(config.hosts)
     train_encoders(config, workdir)
 
 

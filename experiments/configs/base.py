@@ -69,6 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.core_from = ""  # work folder of trained encoders: keeps their core, fits readouts of new animals
     config.training.distil_from = ""  # work folders of trained encoders: fill in the other animals' responses
     config.training.distil_ratio = 0.36  # share of the loss that their predictions have
+    config.hosts = ""  # or "auto": the same command on several hosts is one training, of experiments.train
     config.validation_tier = "train"  # "train": `validation_trials` of the training trials are held out
 
     # Reconstruction.
@@ -182,7 +183,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.ensemble_size.sizes = ""  # numbers of encoders, "1,2,4"; empty: from one to all
     config.ensemble_size.subsets = 3  # draws of encoders for each size, at most
     config.ensemble_size.seed = 0
-    config.ensemble_size.max_clips = 8  # 0: all
+    config.ensemble_size.max_clips = 4  # 0: all
     config.ablation = ml_collections.ConfigDict()
     config.ablation.shares = "0.125,0.25,0.5,1"  # of the neurons
     config.ablation.counts = ""  # numbers of neurons, in place of shares

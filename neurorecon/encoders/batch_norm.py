@@ -89,8 +89,9 @@ class BatchNorm(nn.Module):
         columns, channels = x.shape[-2:]
         rows = wide.reshape(-1, columns, channels)
         centre = jnp.mean(jnp.mean(rows, 1), 0)
-        centred = rows - centre
-        covariance = jnp.mean(jnp.einsum("rci,rcj->rij", centred, centred, precision="highest") / columns, 0)
+        centred = (rows - centre).astype(x.dtype)  # in bfloat16 only the sum over rows is wider
+        products = jnp.einsum("rci,rcj->rij", centred, centred, precision="highest")
+        covariance = jnp.mean(products.astype(wide.dtype) / columns, 0)
         variance = jnp.sum(kernel * jnp.matmul(covariance, kernel, precision="highest"), 0)
         mean = jnp.matmul(centre, kernel, precision="highest")
         factor, bias = self._of_batch(mean, variance, x.size // channels)

@@ -61,7 +61,8 @@ def clip_table(rows: Sequence[Mapping[str, Any]], anchors: Mapping[tuple[str, st
     """The clips of metrics.json, columns in its order; a row leads to its film where `anchors` has it."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     names = [n for n in NAMES if n in names] + [n for n in names if n not in NAMES]
-    names = [n for n in names if not any(isinstance(row.get(n), dict | list) for row in rows)]
+    # A grey movie scores 0 for every clip.
+    names = [n for n in names if n != "grey" and not any(isinstance(row.get(n), dict | list) for row in rows)]
     columns = [Column(name, *words(name), name not in NAMES) for name in names]
     return Table(
         columns,

@@ -23,8 +23,17 @@ def draw_batches(
     num_models: int,
     seed: int,
     step: int,
+    models: range | None = None,
+    rows: range | None = None,
 ) -> list[tuple[np.ndarray, ...]]:
     """The batches of one step, the same whenever it is asked for.
+
+    Args:
+      encoder, recordings, settings: see `train`.
+      windows: for each animal those to draw from, (window, 2), see `PreparedRecording.windows`.
+      num_models, seed, step: see `train`.
+      models, rows: the part of the batch that is asked for, models and windows of it, all by default; no more is read
+        from the recordings than it needs.
 
     Returns:
       For each animal (stimulus, responses, behaviour), each (model, window, time, ...); with published CutMix also the
@@ -32,22 +41,39 @@ def draw_batches(
     """
     batches = []
     for animal, (recording, legal) in enumerate(zip(recordings, windows)):
-        models = []
-        for model in range(num_models):
+        parts = []
+        for model in range(num_models) if models is None else models:
             rng = np.random.default_rng([seed, step, animal, model])
             chosen = legal[rng.integers(len(legal), size=settings.batch_size)]
-            batch = recording.gather(chosen, encoder.window_frames, encoder.frame_step, raw=True)
-            models.append(_mixed(batch, rng, encoder, settings))
-        batches.append(tuple(np.stack(parts) for parts in zip(*models)))
+            if rows is None or len(rows) == settings.batch_size:
+                places = np.arange(settings.batch_size)
+            else:
+                # Windows are mixed with the one before them, for the first the last.
+                mixing = settings.cutmix_probability > 0 or settings.mixup_probability > 0
+                places = np.array([*([(rows[0] - 1) % settings.batch_size] if mixing else []), *rows])
+            batch = recording.gather(chosen[places], encoder.window_frames, encoder.frame_step, raw=True)
+            mixed = _mixed(batch, places, rng, encoder, settings)
+            parts.append(tuple(x[-len(rows) :] if rows is not None else x for x in mixed))
+        batches.append(tuple(np.stack(arrays) for arrays in zip(*parts)))
     return batches
 
 
-def _mixed(batch: Windows, rng: np.random.Generator, encoder: Encoder, settings: TrainingSettings):
+def _mixed(
+    batch: Windows, places: np.ndarray, rng: np.random.Generator, encoder: Encoder, settings: TrainingSettings
+) -> tuple[np.ndarray, ...]:
+    """Mixes windows with their neighbours; `places` says which windows of the whole batch these are."""
     stimulus, responses, behaviour = batch
     boxes: tuple[np.ndarray, ...] = ()
     if settings.cutmix_variant == "published":
+        part = len(places) < settings.batch_size
+        if part:  # the draws are those of the whole batch; what is not here stays 0
+            here, responses = responses, np.zeros((settings.batch_size, *responses.shape[1:]), responses.dtype)
+            responses[places] = here
         cut, responses = published_boxes(responses, rng, settings.cutmix_probability, encoder.canvas)
-        boxes, alone = (cut,), not cut.any()
+        alone = not cut.any()
+        if part:
+            cut, responses = cut[places], responses[places]
+        boxes = (cut,)
     else:
         stimulus, responses, behaviour = cutmix(stimulus, responses, behaviour, rng, settings.cutmix_probability)
         alone = stimulus is batch.stimulus

@@ -137,7 +137,7 @@ def train_step(
     return TrainState(state.step + 1, variables, optimiser, ema, state.best, state.best_score), loss
 
 
-def _gradient(encoder: Encoder, settings: TrainingSettings, weights: Sequence[Any], teachers: Teachers | None):
+def _gradient(encoder: Encoder, settings: TrainingSettings, weights: Sequence[Any], teachers: Teachers | None = None):
     """(variables, batch, key) -> loss, batch statistics, gradient of the parameters."""
     skip = encoder.warmup_frames if encoder.time_invariant else 0
     num_responses = sum(w.shape[0] for w in weights) * (encoder.window_frames - skip)

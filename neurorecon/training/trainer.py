@@ -1,6 +1,7 @@
 """Training an ensemble of encoders: `initial_state -> train_step -> train`, every draw a function of (seed, step)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from neurorecon.encoders.prediction import predict_trial
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation.response_metrics import single_trial_correlation
 from neurorecon.recordings.prepared import PreparedRecording
+from neurorecon.training import hosts
 from neurorecon.training.batches import draw_batches, split_trials
 from neurorecon.training.distillation import Teachers
 from neurorecon.training.initialise import response_means
@@ -71,12 +73,13 @@ def train(
 ) -> TrainState:
     """Trains an ensemble from `state` (or from scratch) to the end.
 
-    Step k depends on (seed, k) and the state alone, so a resumed run is the same run.
+    Step k depends on (seed, k) and the state alone, so a resumed run is the same run. Where several hosts have joined
+    (`hosts.join`), all call this alike; the state then lies over all of them, see `hosts.gathered`.
 
     Args:
       encoder: one readout for each recording, in the same order.
       recordings: one for each animal.
-      settings: see `TrainingSettings`; with `shard`, over all devices.
+      settings: see `TrainingSettings`; with `shard`, over all devices of all hosts.
       num_models: trained side by side, each with its own start and batches.
       seed: of everything random.
       validation_tier: whose trials choose the best moment of each model, see `split_trials`.
@@ -110,12 +113,24 @@ def train(
             raise NeuroreconError(f"{recording.name}: no training trial has the {span} frames of one window")
     weights = [_neuron_weights(r, settings.balanced) for r in recordings]
     if mesh is not None:
-        state = place_state(state, mesh)
-        teachers = jax.device_put(teachers, NamedSharding(mesh, PartitionSpec()))
+        whole = NamedSharding(mesh, PartitionSpec())
+        state = place_state(hosts.same(state), mesh)
+        teachers = hosts.placed(teachers, whole)
+        if hosts.several():
+            key, weights = hosts.placed((key, weights), whole)
 
     def drawn(step: int) -> Any:
-        batches = draw_batches(encoder, recordings, windows, settings, num_models=num_models, seed=seed, step=step)
-        return jax.device_put(batches) if mesh is None else place_batches(batches, mesh)
+        draw = partial(
+            draw_batches, encoder, recordings, windows, settings, num_models=num_models, seed=seed, step=step
+        )
+        if mesh is None:
+            return jax.device_put(draw())
+        return place_batches(
+            lambda models, rows: draw(models=models, rows=rows),
+            mesh,
+            num_models=num_models,
+            batch_size=settings.batch_size,
+        )
 
     with Prefetch(drawn, range(int(state.step), settings.num_steps)) as prefetch:
         for step, batches in prefetch:
@@ -124,7 +139,7 @@ def train(
             )
             if mesh is not None:
                 state = place_state(state, mesh)  # where they lie already, unless the compiler thought otherwise
-            losses = np.asarray(loss)
+            losses = hosts.gathered(loss)
             if not np.isfinite(losses).all():
                 bad = int(np.argmin(np.isfinite(losses)))
                 raise NeuroreconError(
@@ -132,9 +147,14 @@ def train(
                 )
             record: dict[str, Any] = {"step": step + 1, "loss": losses.tolist()}
             if (step + 1) % settings.validation_every == 0 or step + 1 == settings.num_steps:
-                seen = state.ema if mesh is None else jax.tree.map(np.asarray, state.ema)  # off the mesh
+                seen = state.ema if mesh is None else hosts.gathered(state.ema)  # off the mesh
                 scores = validation_scores(encoder, seen, recordings, [held_out for _, held_out in splits])
-                state = _keep_best(state, jnp.asarray(scores, jnp.float32))
+                if mesh is not None and hosts.several():  # all chose by the same numbers
+                    scores = np.array(hosts.from_first(scores.tolist))
+                    compared = hosts.placed(scores.astype(np.float32), NamedSharding(mesh, PartitionSpec("model")))
+                else:
+                    compared = jnp.asarray(scores, jnp.float32)
+                state = _keep_best(state, compared)
                 record["validation_correlation"] = scores.tolist()
             if on_step is not None:
                 on_step(state, record)
