@@ -72,6 +72,7 @@ def ensemble_size(config: ml_collections.ConfigDict, workdir: str) -> Study:
     subsets = drawn_subsets(count, _sizes(settings.sizes, count), settings.subsets, settings.seed)
     drawn = [subset for size in subsets.values() for subset in size]
     singles: list[Subset] = sorted({(member,) for subset in drawn for member in subset})
+    subsets |= {1: singles} if 1 in subsets else {}  # all are there, and the others are compared with all
     everyone = tuple(range(count))  # first: all are scored inside its mask
     found = studies.conditions(
         config, folder, {_name(s): _changes(config, s, count) for s in _order(everyone, singles, drawn)}

@@ -10,6 +10,7 @@ from experiments.behaviour import behaviour
 from experiments.ensemble_size import drawn_subsets, ensemble_size
 from experiments.masks import masks
 from neurorecon.errors import NeuroreconError
+from neurorecon.files import read_json
 from neurorecon.reporting.studies import read_studies
 from tests.tiny_run import NUM_NEURONS, ORACLE, files_and_times, movie, random_encoders, simulated, tiny_config
 
@@ -19,6 +20,7 @@ CHANGES = {
     "mask__threshold": 0.05,
     "masks__strict": 0.2,
     "masks__thresholds": "0,0.7,2",
+    "ensemble_size__subsets": 1,
     "ablation__shares": "0.5,1",
     "ablation__draws": 2,
 }
@@ -63,6 +65,14 @@ def test_ensembles_average_what_single_encoders_make(studied):
     alone = [movie(folder / f"encoders_{k}", "6") for k in (0, 1)]
     both = movie(folder / "encoders_0_1", "6")
     assert np.abs(alone[0] - alone[1]).max() > 0.1 and np.abs(both - alone[0]).max() > 0.1
+    # One subset of each size is drawn, but what others are compared with is every encoder alone.
+    assert rows[1, "movies averaged"]["subsets"] == 2 and rows[2, "movies averaged"]["subsets"] == 1
+    one = np.mean(
+        [c["movie_correlation"] for k in (0, 1) for c in read_json(folder / f"encoders_{k}/metrics.json")["clips"]]
+    )
+    gain = rows[2, "movies averaged"]["correlation"] - rows[1, "movies averaged"]["correlation"]
+    assert rows[1, "movies averaged"]["correlation"] == pytest.approx(one)
+    assert rows[2, "movies averaged"]["gain"] == pytest.approx(gain)
     assert rows[2, "movies averaged"]["gain"] is not None and rows[1, "movies averaged"]["gain"] is None
 
 

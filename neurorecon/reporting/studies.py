@@ -32,7 +32,7 @@ class Study:
       columns: name -> what it is, with its unit.
       rows: of the table; a missing value is None.
       captions: figure name -> caption; the file is NAME.svg beside study.json.
-      seconds: that it took.
+      seconds: that its last run took, which may have gone on from an earlier one.
       config, versions: of the run.
     """
 
