@@ -26,7 +26,7 @@ from neurorecon.reporting.studies import FOLDER, Study, study_folder, write_stud
 
 # Of a training or reconstruction that a study takes from the work folder where the config names none.
 _SOURCES = ("recordings", "encoders")
-_CLIPS = ("tier", "trials", "fold_clips")  # and more of them can be asked for later
+_CLIPS = ("tier", "trials", "max_clips", "fold_clips")  # all conditions have the same clips
 _kept = Kept()  # conditions of one study have encoders and preparations in common
 
 
