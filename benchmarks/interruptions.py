@@ -2,10 +2,10 @@
 
     python -m benchmarks.interruptions
 
-A tiny simulated animal is trained once without interruption, then by the same command under SIGKILL: half of the kills
-come at a random moment after the process was started, half after its first new step. Checkpoints are written every
---checkpoint_seconds. In the end every number of the encoders, and the steps of the log, must be the same. Exits with
-status 1 where they are not. About five seconds of a core for each kill.
+A tiny simulated animal is trained once without interruption, then by the same command under SIGKILL: some kills come at
+a random moment after the process was started, the others after a random number of new steps. Checkpoints are written
+every --checkpoint_seconds. In the end every number of the encoders, and the steps of the log, must be the same. Exits
+with status 1 where they are not. About five seconds of a core for each kill.
 """
 
 import argparse
@@ -57,15 +57,19 @@ def run(arguments: list[str], environment: dict[str, str]) -> None:
         raise NeuroreconError(f"{' '.join(arguments[1:4])}: failed: {done.stderr.strip().splitlines()[-1:]}")
 
 
-def killed(arguments: list[str], environment: dict[str, str], workdir: Path, rng: random.Random, life: float) -> str:
-    """Starts a command and kills it at a random moment; says where it was, "" where it had ended before."""
-    before, by_step = len(steps_in(workdir)), rng.random() < 0.5
-    delay = rng.uniform(0, 0.1 * life if by_step else life)
+def killed(arguments: list[str], environment: dict[str, str], workdir: Path, rng: random.Random, most: int) -> str:
+    """Starts a command and kills it at a random moment; says where it was, "" where it had ended before.
+
+    A quarter of the moments are within three seconds of the start; the others after up to `most` new steps.
+    """
+    early = rng.random() < 0.25
+    reached = len(steps_in(workdir)) + (0 if early else rng.randint(1, most))
+    delay = rng.uniform(0, 3.0 if early else 0.2)
     process = subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        while by_step and process.poll() is None and len(steps_in(workdir)) <= before:
+        while not early and process.poll() is None and len(steps_in(workdir)) < reached:
             time.sleep(0.01)
         time.sleep(delay)
         alive = process.poll() is None
@@ -73,7 +77,7 @@ def killed(arguments: list[str], environment: dict[str, str], workdir: Path, rng
     finally:
         process.kill()
         process.wait()
-    return f"{'after its first step' if by_step else 'after its start'} + {delay:.2f} s" if alive else ""
+    return f"{'after its start' if early else f'after step {reached}'} + {delay:.2f} s" if alive else ""
 
 
 def main() -> None:
@@ -99,12 +103,11 @@ def main() -> None:
             run(command("simulate", folder / "animal", **values), environment)
             values["recordings"] = next((folder / "animal" / "recordings").iterdir())
             run(command("train", folder / "whole", **values), environment)
-            expected, begun = weights(folder / "whole", models), time.perf_counter()
-            run(command("train", folder / "again", **values, seed=1), environment)
-            life = time.perf_counter() - begun  # of a whole training whose code is compiled
+            expected = weights(folder / "whole", models)
+            most = max(1, options.steps // options.kills)  # half as many on average: it must outlive the kills
             workdir, kills = folder / "interrupted", 0
             for _ in range(options.kills):
-                at = killed(command("train", workdir, **values), environment, workdir, rng, life)
+                at = killed(command("train", workdir, **values), environment, workdir, rng, most)
                 kills += bool(at)
                 last = steps_in(workdir)
                 print(f"kill {kills}: {at or 'it had ended'}; step {last[-1] if last else 0}", flush=True)

@@ -12,8 +12,8 @@ Read it so: a score inside a stricter mask is higher because it asks for less of
 coverage in degrees. An update mask that lowers the score inside the same evaluation mask takes away pixels that the
 responses tell of; what they show then has to be explained elsewhere.
 
-Cost: three descents for each clip, or two where WORKDIR holds the clips. With --config.recipe=published a descent is 999
-steps over overlapping windows, in place of 40, and wants a GPU. Keys: config.masks. Writes WORKDIR/studies/masks/;
+Cost: three descents for each clip, or two where WORKDIR holds the clips. With --config.recipe=published a descent is
+999 steps over overlapping windows, in place of 40, and wants a GPU. Keys: config.masks. Writes WORKDIR/studies/masks/;
 called again, it goes on where it stopped.
 """
 
