@@ -1,17 +1,23 @@
-"""One movie to reconstruct, and what its descent is given: responses, behaviour, neurons, encoders."""
+"""One movie to reconstruct, what its descent is given (responses, behaviour, neurons, encoders), and how it resumes."""
 
+import contextlib
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
+from tqdm import tqdm
 
 from experiments.cli import listed
 from experiments.inputs import Ensemble
 from experiments.preparation import Animal
+from neurorecon import runs
 from neurorecon.encoders import predict_ensemble, predict_trial
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import shuffled_neurons
+from neurorecon.reconstruction import Progress
 
 
 class Descent(NamedTuple):
@@ -105,6 +111,31 @@ def members_of(config: ml_collections.ConfigDict, ensemble: Ensemble) -> Ensembl
     if not set(places) <= set(known) or len(set(places)) < len(places):
         raise NeuroreconError(f"--config.members: expected some of {', '.join(known)}, found {config.members!r}")
     return ensemble._replace(members=[ensemble.members[int(place)] for place in places])
+
+
+@contextlib.contextmanager
+def resumable(store: Path, bar: tqdm, checkpoint_seconds: float) -> Iterator[dict[str, Any]]:
+    """`progress` and `on_call` of a descent whose state is kept in `store` until the context ends well.
+
+    Args:
+      store: an npz; one that is there is gone on from.
+      bar: counts the descent's steps.
+      checkpoint_seconds: between two writings.
+    """
+    progress = Progress.from_arrays(runs.load_arrays(store)) if store.is_file() else None
+    saved, counted = time.monotonic(), 0 if progress is None else progress.step
+    bar.update(counted)
+
+    def on_call(progress: Progress) -> None:
+        nonlocal saved, counted
+        bar.update(progress.step - counted)
+        counted = progress.step
+        if time.monotonic() - saved > checkpoint_seconds:
+            runs.save_arrays(store, progress.to_arrays())
+            saved = time.monotonic()
+
+    yield {"progress": progress, "on_call": on_call}
+    store.unlink(missing_ok=True)
 
 
 def _seed(seed: int, descent: Descent) -> list[int]:

@@ -36,6 +36,8 @@ from experiments.studies import begin, finish
 from experiments.train import train_encoders
 from neurorecon import runs
 from neurorecon.errors import NeuroreconError
+from neurorecon.evaluation.bootstrap import Interval
+from neurorecon.evaluation.clip_scores import interval_text
 from neurorecon.evaluation.response_intervals import interval, resampled_score, single_trial_values
 from neurorecon.evaluation.response_scores import SEED
 from neurorecon.recordings import Recording
@@ -260,8 +262,8 @@ def findings(curves: dict[str, list[Measured]], config: ml_collections.ConfigDic
 
 
 def _said(resampled: np.ndarray, of: Measured) -> str:
-    mean, low, high = _three(interval(resampled, num_clips=of.clips))
-    return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    value = interval(resampled, num_clips=of.clips)
+    return interval_text(Interval(value["mean"], *value["ci95"]))
 
 
 def _words(axis: str) -> str:

@@ -41,7 +41,6 @@ from neurorecon.evaluation.clip_scores import (
 )
 from neurorecon.reporting.condition_figures import Curve, curves_figure, rows_figure
 from neurorecon.reporting.studies import Study
-from neurorecon.stimuli.degrees import pixels_per_degree
 from neurorecon.stimuli.screen_area import ScreenArea, screen_area
 
 LEAST_PIXELS = 20  # a correlation inside fewer says nothing
@@ -176,8 +175,7 @@ def _area(config: ml_collections.ConfigDict, work: Path, threshold: float | None
     areas = []
     for animal, shape in frames.items():
         mask = np.ones(shape, bool) if threshold is None else _map(work, animal, shape) >= threshold
-        per_degree = pixels_per_degree(shape[1], width_cm=config.screen.width_cm, distance_cm=config.screen.distance_cm)
-        areas.append(screen_area(mask, per_degree=per_degree))
+        areas.append(screen_area(mask, per_degree=studies.screen_pixels_per_degree(config, shape[1])))
     return ScreenArea(*np.mean(areas, axis=0).tolist())
 
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from experiments.evaluate import stored_clips
 from experiments.inputs import recordings_of
+from experiments.studies import screen_pixels_per_degree
 from neurorecon import runs
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation.identification import n_way_accuracy, similarity, true_ranks
 from neurorecon.recordings import Recording
-from neurorecon.stimuli.degrees import pixels_per_degree
 
 CONTROLS = ("linear_decoder", "shuffled_neurons", "ceiling")
 SEED = 0  # of the choice of candidates
@@ -68,11 +68,9 @@ def matched_clips(config: ml_collections.ConfigDict, workdir: Path) -> list[Matc
 
 
 def settings(config: ml_collections.ConfigDict, clip: Matched) -> dict[str, Any]:
-    per_degree = pixels_per_degree(
-        clip.truth.shape[2], width_cm=config.screen.width_cm, distance_cm=config.screen.distance_cm
-    )
+    """Of `clip_match`."""
     return {
-        "pixels_per_degree": per_degree,
+        "pixels_per_degree": screen_pixels_per_degree(config, clip.truth.shape[2]),
         "frame_rate": clip.frame_rate,
         "max_lag": config.match.max_lag,
         "segment_seconds": config.match.segment_seconds,

@@ -8,6 +8,8 @@ import numpy as np
 
 from experiments.match_clips import Matched, settings
 from neurorecon.evaluation import bootstrap_hierarchical
+from neurorecon.evaluation.bootstrap import Interval
+from neurorecon.evaluation.clip_scores import interval_text
 from neurorecon.evaluation.coherence import Spectra, coherence, coherence_interval, movie_spectra, pool
 from neurorecon.evaluation.match import ClipMatch
 from neurorecon.evaluation.motion import peak_lag
@@ -47,9 +49,7 @@ def identification_findings(identified: dict[str, Any], rows: list[dict], drawn:
             rows += [
                 _row(f"identification of {what}", name, interval, 1 / n, ways=n) for n, interval in zip(ways, intervals)
             ]
-        mean, *others = (
-            (name, _said([100 * c[-1] for c in curve], "{:.0f}")) for name, curve in curves[what][1].items()
-        )
+        mean, *others = ((name, _said([100 * c[-1] for c in curve], 0)) for name, curve in curves[what][1].items())
         beside = "".join(f", {_name(name)} {share} %" for name, share in others)
         said.append(f"{mean[1]} % of the {what} among {ways[-1]} (chance {100 / ways[-1]:.1g} %{beside})")
     drawn["identification"] = (
@@ -147,7 +147,7 @@ def time_findings(
     rows.append(_row("lag of the peak", "reconstruction", [x / 1000 for x in lag]))
     first, last = (tuple(c[k] for c in over["reconstruction"]) for k in (0, -1))
     return [
-        f"Truth and reconstruction agree best at a lag of {_said(lag, '{:.0f}')} ms (a frame is {1000 / rate:.0f} ms).",
+        f"Truth and reconstruction agree best at a lag of {_said(lag, 0)} ms (a frame is {1000 / rate:.0f} ms).",
         f"Single frames correlate by {_said(first)} in the first half second that is scored and by {_said(last)} "
         "in the last.",
     ]
@@ -259,9 +259,8 @@ def _mean_of_finite(values: np.ndarray) -> np.ndarray:
     return np.divide(np.where(finite, values, 0).sum(-1), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
 
 
-def _said(interval: Sequence[float], form: str = "{:.2f}") -> str:
-    mean, low, high = interval
-    return form.format(mean) + (f" [{form.format(low)}, {form.format(high)}]" if np.isfinite(low) else "")
+def _said(interval: Iterable[float], digits: int = 2) -> str:
+    return interval_text(Interval(*interval), digits)
 
 
 def _name(condition: str) -> str:

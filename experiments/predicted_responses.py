@@ -4,7 +4,6 @@ The encoders that predict never invert: encoders that invert their own predictio
 higher than any brain could.
 """
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.descents import resumable
 from experiments.inputs import Ensemble, ensemble_of
 from experiments.preparation import Animal
-from neurorecon import runs
 from neurorecon.encoders import predict_ensemble
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import save_npz
-from neurorecon.reconstruction import Progress
 from neurorecon.reconstruction.noise import ResponseNoise, fit_noise, simulate_responses
 from neurorecon.reconstruction.reconstruct import reconstruct_clips
 from neurorecon.recordings import Recording
@@ -172,36 +170,23 @@ class Descents:
           NeuroreconError: a descent that is not finite.
         """
         store = self._folder / "progress" / f"{animal.name}-{path.stem}.npz"
-        progress = Progress.from_arrays(runs.load_arrays(store)) if store.is_file() else None
-        counted, saved = 0 if progress is None else progress.step, time.monotonic()
-        self._bar.update(counted)
         self._bar.set_postfix_str(f"{animal.name} {path.stem}, {len(responses)} movies")
-
-        def on_call(progress: Progress) -> None:
-            nonlocal counted, saved
-            self._bar.update(progress.step - counted)
-            counted = progress.step
-            if time.monotonic() - saved > self._config.checkpoint_seconds:
-                runs.save_arrays(store, progress.to_arrays())
-                saved = time.monotonic()
-
         baselines = [animal.baseline(one) for one in responses]
-        result = reconstruct_clips(
-            inverting.members,
-            responses,
-            np.stack([behaviour] * len(responses)),
-            recipe=animal.recipe,
-            key=jax.random.key(self._config.seed),
-            update_mask=animal.update_mask,
-            baseline=None if baselines[0] is None else np.stack(baselines),  # type: ignore[arg-type]
-            readout=animal.readout,
-            num_steps=self._config.num_steps or None,
-            steps_per_call=self._config.steps_per_call,
-            window_chunk=self._config.window_chunk or None,
-            progress=progress,
-            on_call=on_call,
-        )
-        movies = result.movie.astype(np.float16)
-        save_npz(path, movies=movies)
-        store.unlink(missing_ok=True)
+        with resumable(store, self._bar, self._config.checkpoint_seconds) as resume:
+            result = reconstruct_clips(
+                inverting.members,
+                responses,
+                np.stack([behaviour] * len(responses)),
+                recipe=animal.recipe,
+                key=jax.random.key(self._config.seed),
+                update_mask=animal.update_mask,
+                baseline=None if baselines[0] is None else np.stack(baselines),  # type: ignore[arg-type]
+                readout=animal.readout,
+                num_steps=self._config.num_steps or None,
+                steps_per_call=self._config.steps_per_call,
+                window_chunk=self._config.window_chunk or None,
+                **resume,
+            )
+            movies = result.movie.astype(np.float16)
+            save_npz(path, movies=movies)
         return movies

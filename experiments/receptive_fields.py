@@ -31,7 +31,7 @@ from scipy.stats import bootstrap
 from experiments import cli
 from experiments.inputs import ensemble_of, located, recordings_of
 from experiments.receptive_field_maps import mapped_fields
-from experiments.studies import begin, finish
+from experiments.studies import begin, finish, screen_pixels_per_degree
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import bootstrap_mean
 from neurorecon.evaluation.retinotopy import Retinotopy, field_shapes, fit_retinotopy
@@ -39,7 +39,7 @@ from neurorecon.files import atomic_path
 from neurorecon.recordings import Recording
 from neurorecon.reporting import receptive_field_figures as figures
 from neurorecon.reporting.studies import Study
-from neurorecon.stimuli.degrees import pixels_per_degree, visual_angle
+from neurorecon.stimuli.degrees import visual_angle
 
 COLUMNS = {
     "animal": "recording",
@@ -158,14 +158,9 @@ def fields_of(config: ml_collections.ConfigDict, recording: Recording, arrays: d
 def _degrees(config: ml_collections.ConfigDict, recording: Recording, places: np.ndarray) -> np.ndarray:
     """(neuron, 2) azimuth and elevation of rows and columns in pixels from the upper left corner."""
     height, width = recording.frame_shape
-    per_degree = _per_degree(config, recording)
+    per_degree = screen_pixels_per_degree(config, width)
     right, up = places[:, 1] - width / 2, height / 2 - places[:, 0]
     return visual_angle(np.stack([right, up], axis=1), per_degree)
-
-
-def _per_degree(config: ml_collections.ConfigDict, recording: Recording) -> float:
-    screen = config.screen
-    return pixels_per_degree(recording.frame_shape[1], width_cm=screen.width_cm, distance_cm=screen.distance_cm)
 
 
 def _true_centres(config: ml_collections.ConfigDict, recording: Recording) -> np.ndarray | None:
@@ -274,7 +269,9 @@ def _figures(
     strongest = np.argsort(-fields.strength.max(0), kind="stable")[: min(EXAMPLES, int(seen.sum()))]
     drawn = {
         f"population{suffix}": (
-            figures.population_figure(fields.population, 1 / _per_degree(config, recording), recording.frame_shape),
+            figures.population_figure(
+                fields.population, 1 / screen_pixels_per_degree(config, recording.frame_shape[1]), recording.frame_shape
+            ),
             f"Where the population looks{animal}: mean of the maps of all neurons that respond, each 1 at its highest "
             "place. Degrees hold at the screen's centre.",
         ),

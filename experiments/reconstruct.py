@@ -8,7 +8,6 @@ WORKDIR/movies/ANIMAL_TRIAL.mp4, the controls' movies under WORKDIR/controls/, t
 again, it goes on where it stopped.
 """
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.descents import Descent, behaviour_of, members_of, neurons_of, responses_of
+from experiments.descents import Descent, behaviour_of, members_of, neurons_of, responses_of, resumable
 from experiments.evaluate import evaluate
 from experiments.inputs import Ensemble, ensemble_of, fold_clips, located, recordings_of
 from experiments.preparation import Animal, Kept, given_alpha, prepare_animal
@@ -32,7 +31,7 @@ from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import fit_spread_scale
 from neurorecon.files import save_npz
-from neurorecon.reconstruction import Posterior, Progress, Reconstruction, reconstruct, sample_posterior
+from neurorecon.reconstruction import Posterior, Reconstruction, reconstruct, sample_posterior
 from neurorecon.reconstruction.calibration import Calibration
 
 # A run goes on only with the same of these; more clips can be asked for later.
@@ -239,30 +238,6 @@ def _spread_scale(config: ml_collections.ConfigDict, folder: Path, animal: Anima
     )
 
 
-@contextlib.contextmanager
-def _resumable(
-    config: ml_collections.ConfigDict, folder: Path, name: str, descent: Descent, bar: tqdm
-) -> Iterator[dict[str, Any]]:
-    """`progress` and `on_call` of a descent that is kept under `folder`/progress until it ends."""
-    store = folder / "progress" / f"{name}-{descent.animal.name}-{descent.trial_id}.npz"
-    progress = None
-    if store.is_file():
-        progress = Progress.from_arrays(runs.load_arrays(store))
-        bar.update(progress.step)
-    saved, counted = time.monotonic(), 0 if progress is None else progress.step
-
-    def on_call(progress: Progress) -> None:
-        nonlocal saved, counted
-        bar.update(progress.step - counted)
-        counted = progress.step
-        if time.monotonic() - saved > config.checkpoint_seconds:
-            runs.save_arrays(store, progress.to_arrays())
-            saved = time.monotonic()
-
-    yield {"progress": progress, "on_call": on_call}
-    store.unlink(missing_ok=True)
-
-
 def _arguments(config: ml_collections.ConfigDict, descent: Descent, responses: np.ndarray) -> dict[str, Any]:
     """What a descent and its posterior samples have in common."""
     animal = descent.animal
@@ -279,6 +254,10 @@ def _arguments(config: ml_collections.ConfigDict, descent: Descent, responses: n
     }
 
 
+def _progress(folder: Path, name: str, descent: Descent) -> Path:
+    return folder / "progress" / f"{name}-{descent.animal.name}-{descent.trial_id}.npz"
+
+
 def _descend(
     config: ml_collections.ConfigDict,
     folder: Path,
@@ -287,7 +266,7 @@ def _descend(
     responses: np.ndarray,
     bar: tqdm,
 ) -> Reconstruction:
-    with _resumable(config, folder, descent.kind, descent, bar) as resume:
+    with resumable(_progress(folder, descent.kind, descent), bar, config.checkpoint_seconds) as resume:
         return reconstruct(
             ensemble.members[: descent.num_models],
             responses,
@@ -308,7 +287,7 @@ def _sample(
 ) -> Posterior:
     animal = descent.animal
     assert animal.noise is not None
-    with _resumable(config, folder, f"posterior-{descent.kind}", descent, bar) as resume:
+    with resumable(_progress(folder, f"posterior-{descent.kind}", descent), bar, config.checkpoint_seconds) as resume:
         return sample_posterior(
             ensemble.members[: descent.num_models],
             responses,

@@ -40,7 +40,6 @@ from neurorecon.evaluation.resolution import Reconstructed
 from neurorecon.reconstruction.filter_scale import receptive_field_sigmas
 from neurorecon.reporting.resolution_figures import resolution_figures
 from neurorecon.reporting.resolution_findings import COLUMNS, AnimalResult, findings, table
-from neurorecon.stimuli.degrees import pixels_per_degree
 from neurorecon.stimuli.resolution import Scale, scales, stimuli_of
 
 KEYS = (*predicted.KEYS, "resolution", "screen")
@@ -89,9 +88,7 @@ def resolution(config: ml_collections.ConfigDict, workdir: str) -> None:
     for index, animal in enumerate(animals):
         readout = predicted.usable_encoders(animal.recording, predicting, index, "resolution.predictors")
         noise = predicted.fitted_noise(animal, predicting, readout, config.skip_frames)
-        degrees = 1 / pixels_per_degree(
-            animal.recording.frame_shape[1], width_cm=config.screen.width_cm, distance_cm=config.screen.distance_cm
-        )
+        degrees = 1 / studies.screen_pixels_per_degree(config, animal.recording.frame_shape[1])
         result = AnimalResult(
             animal.name, degrees, animal.recording.frame_rate, _receptive_fields(folder, animal, inverting), animal.mask
         )

@@ -23,6 +23,7 @@ from neurorecon import runs
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import atomic_path, read_json
 from neurorecon.reporting.studies import FOLDER, Study, study_folder, write_study
+from neurorecon.stimuli.degrees import pixels_per_degree
 
 # Of a training or reconstruction that a study takes from the work folder where the config names none.
 _SOURCES = ("recordings", "encoders")
@@ -131,6 +132,15 @@ def capped(config: ml_collections.ConfigDict, max_clips: int) -> ml_collections.
     limits = [limit for limit in (config.max_clips, max_clips) if limit > 0]
     config.max_clips = min(limits, default=0)
     return config
+
+
+def screen_pixels_per_degree(config: ml_collections.ConfigDict, width: int) -> float:
+    """Of the screen in `config.screen`, `width` pixels across.
+
+    Raises:
+      NeuroreconError: a screen without size or distance.
+    """
+    return pixels_per_degree(width, width_cm=config.screen.width_cm, distance_cm=config.screen.distance_cm)
 
 
 def clip_scores(metrics: Mapping[str, Any], name: str = "movie_correlation") -> dict[tuple[str, str], float]:

@@ -8,6 +8,7 @@ Formulas as in `response_metrics` and `repeat_metrics`.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -130,7 +131,7 @@ def resampled_score(
     return total / count
 
 
-def interval(resampled: np.ndarray, *, num_clips: int, level: float = 0.95) -> dict[str, object]:
+def interval(resampled: np.ndarray, *, num_clips: int, level: float = 0.95) -> dict[str, Any]:
     """What `resampled_score` found, as {"mean": m, "ci95": [low, high]}; NaN limits where there is one clip only."""
     tails = ((1 - level) / 2, (1 + level) / 2)
     low, high = np.quantile(resampled[1:], tails) if num_clips > 1 else (np.nan, np.nan)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from neurorecon.evaluation.bootstrap import Interval, bootstrap_hierarchical
+from neurorecon.evaluation.bootstrap import Interval
+from neurorecon.evaluation.clip_scores import Scores, paired_difference, score_interval
+from neurorecon.evaluation.clip_scores import interval_text as text
 from neurorecon.reporting.study_figures import COLOURS, dots_with_interval, new_figure, study_style
 
 COLUMNS = {
@@ -43,32 +44,32 @@ def findings(rows: Rows, num_predicting: int, num_inverting: int, other: str) ->
     )
     share = f", {100 * noise.mean / gap.mean:.0f} % of the gap" if gap.low > 0 else ""
     found = [
-        f"From recorded responses {clips} come out at a movie correlation of {_text(_mean(rows, 'recorded'))}; from "
-        f"responses that other encoders predict at {_text(_mean(rows, 'noise_matched'))} with the noise of recorded "
-        f"ones and at {_text(_mean(rows, 'predicted'))} without noise.",
-        f"Noise costs {_text(noise)} of the {_text(gap)} between noise-free and recorded responses, paired over the "
+        f"From recorded responses {clips} come out at a movie correlation of {text(_mean(rows, 'recorded'))}; from "
+        f"responses that other encoders predict at {text(_mean(rows, 'noise_matched'))} with the noise of recorded "
+        f"ones and at {text(_mean(rows, 'predicted'))} without noise.",
+        f"Noise costs {text(noise)} of the {text(gap)} between noise-free and recorded responses, paired over the "
         f"clips{share}.",
     ]
     if rest.low > 0:
         found.append(
-            f"Recorded responses stay {_text(rest)} below noise-matched ones: noise of that size does not explain it, "
+            f"Recorded responses stay {text(rest)} below noise-matched ones: noise of that size does not explain it, "
             "but mistakes of the encoders and noise that neurons share can."
         )
     elif rest.high < 0:
         above = Interval(-rest.mean, -rest.high, -rest.low)
         found.append(
-            f"Recorded responses lie {_text(above)} above noise-matched ones: the fitted noise, which holds the "
+            f"Recorded responses lie {text(above)} above noise-matched ones: the fitted noise, which holds the "
             "encoders' mistakes too, is larger than theirs."
         )
     else:
         found.append(
-            f"Recorded and noise-matched responses can't be told apart ({_text(rest)}): noise of the fitted size "
+            f"Recorded and noise-matched responses can't be told apart ({text(rest)}): noise of the fitted size "
             "explains the gap."
         )
     if other:
         found.append(
-            f"Responses predicted by another architecture ({other}) give {_text(_mean(rows, 'other_architecture'))}, "
-            f"{_text(_difference(rows, 'other_architecture', 'predicted'))} from those of the same architecture."
+            f"Responses predicted by another architecture ({other}) give {text(_mean(rows, 'other_architecture'))}, "
+            f"{text(_difference(rows, 'other_architecture', 'predicted'))} from those of the same architecture."
         )
     else:
         found.append(
@@ -76,8 +77,8 @@ def findings(rows: Rows, num_predicting: int, num_inverting: int, other: str) ->
             "share mistakes, which lifts the ceiling."
         )
     found.append(
-        f"Encoders that invert their own predictions, as published, reach {_text(_mean(rows, 'same_encoders'))}: "
-        f"{_text(_difference(rows, 'same_encoders', 'predicted'))} from what other encoders' predictions give."
+        f"Encoders that invert their own predictions, as published, reach {text(_mean(rows, 'same_encoders'))}: "
+        f"{text(_difference(rows, 'same_encoders', 'predicted'))} from what other encoders' predictions give."
     )
     inverters = "one encoder inverts" if num_inverting == 1 else f"{num_inverting} encoders invert"
     predictors = "one other predicts" if num_predicting == 1 else f"{num_predicting} others predict"
@@ -111,20 +112,12 @@ def ceiling_figure(rows: Rows) -> tuple[Figure, str]:
 
 
 def _mean(rows: Rows, name: str) -> Interval:
-    return _over_clips(rows, [row[name] for row in rows])
+    return score_interval(_scores(rows, name))
 
 
 def _difference(rows: Rows, a: str, b: str) -> Interval:
-    return _over_clips(rows, [row[a] - row[b] for row in rows])
+    return paired_difference(_scores(rows, a), _scores(rows, b))
 
 
-def _over_clips(rows: Rows, values: Sequence[float]) -> Interval:
-    groups: dict[str, list[float]] = {}
-    for row, value in zip(rows, values):
-        groups.setdefault(row["animal"], []).append(value)
-    return bootstrap_hierarchical(groups, seed=0)
-
-
-def _text(interval: Interval) -> str:
-    mean, low, high = interval
-    return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else "")
+def _scores(rows: Rows, name: str) -> Scores:
+    return {(row["animal"], row["trial"]): row[name] for row in rows}

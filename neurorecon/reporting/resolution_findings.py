@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from neurorecon.evaluation.bootstrap import bootstrap_difference, bootstrap_mean
+from neurorecon.evaluation.clip_scores import interval_text
 from neurorecon.evaluation.coherence import Spectra, pool
 from neurorecon.evaluation.resolution import Reconstructed, half_point, half_points, score_map, transfer
 
@@ -165,11 +166,11 @@ def _of_controls(scores: Sequence[Reconstructed]) -> list[str]:
         noisy = [s for s in scores if s.variant == "noise_matched" and s.kind == kind]
         if noisy:
             free = [plain[_key(s)].correlation for s in noisy]
-            mean, low, high = bootstrap_difference([s.correlation for s in noisy], free, seed=0)
+            change = bootstrap_difference([s.correlation for s in noisy], free, seed=0)
             named = "noise stimuli" if kind == "noise" else "gratings"
             found.append(
                 f"Responses with the noise of recorded ones take {named} from {np.mean(free):.2f} to "
-                f"{np.mean(free) + mean:.2f}: {mean:.3f} [{low:.3f}, {high:.3f}] over {len(noisy)} conditions."
+                f"{np.mean(free) + change.mean:.2f}: {interval_text(change)} over {len(noisy)} conditions."
             )
     return found
 
@@ -184,8 +185,7 @@ def _half_transfer(frequencies: np.ndarray, shares: np.ndarray) -> float:
 
 
 def _mean(values: Sequence[float]) -> str:
-    mean, low, high = bootstrap_mean(values, seed=0)
-    return f"{mean:.2f}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else "")
+    return interval_text(bootstrap_mean(values, seed=0), 2)
 
 
 def _period(frequency: float) -> float | None:
