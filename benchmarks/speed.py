@@ -60,7 +60,7 @@ def alone(size: dict[str, Any], frames: int) -> tuple[Any, Any]:
     return (encoder, variables), parity.random_trial("random", frames, size["neurons"])
 
 
-def ours(encoder: Any, trial: Any, updates: int, chunk: int | None) -> float:
+def ours(encoder: Any, trial: Any, updates: int, chunk: int | None, shard: str) -> float:
     """Seconds of an iteration: the first update, which may compile, is left out."""
     ends: list[float] = []
     reconstruct(
@@ -72,6 +72,7 @@ def ours(encoder: Any, trial: Any, updates: int, chunk: int | None) -> float:
         num_steps=updates + 1,
         steps_per_call=1,
         window_chunk=chunk,
+        shard=shard,
         on_call=lambda progress: ends.append(time.perf_counter()),
     )
     return statistics.median(b - a for a, b in itertools.pairwise(ends))
@@ -164,10 +165,14 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="of all, one after the other (default 3)")
     parser.add_argument("--updates", type=int, default=2, help="timed updates in a turn (default 2)")
     parser.add_argument("--window_chunk", type=int, help="ours: windows at once, to bound memory")
+    parser.add_argument("--cpu_devices", type=int, default=1, help="ours: devices to make of the processor, see config")
     options = parser.parse_args()
     logging.disable(logging.INFO)  # the published code's
     warnings.simplefilter("ignore")  # that its PyTorch was older, and of constant movies
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves a GPU's memory to both
+    if options.cpu_devices > 1:
+        jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+    shard = "windows" if options.cpu_devices > 1 else ""
     size = SIZES[options.size]
     frames = options.frames or size["frames"]
     try:
@@ -182,7 +187,9 @@ def main() -> None:
             print("no checkouts of the published code were given: ours alone, random weights")
             encoder, trial = alone(size, frames)
             times = {
-                "ours": [ours(encoder, trial, options.updates, options.window_chunk) for _ in range(options.turns)]
+                "ours": [
+                    ours(encoder, trial, options.updates, options.window_chunk, shard) for _ in range(options.turns)
+                ]
             }
             report(times, encoder, trial)
             return
@@ -199,7 +206,7 @@ def main() -> None:
                 times["published"].append(parity.published(setting, source, number, number).seconds)
                 with frozen():
                     times["frozen"].append(parity.published(setting, source, number, number).seconds)
-                times["ours"].append(ours(encoder, setting.trial, options.updates, options.window_chunk))
+                times["ours"].append(ours(encoder, setting.trial, options.updates, options.window_chunk, shard))
                 print(f"turn {turn}:", {name: round(values[-1], 4) for name, values in times.items()}, flush=True)
             report(times, encoder, setting.trial)
     except NeuroreconError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -39,13 +40,24 @@ def run(job: Callable[[Any, str], None], description: str, *, config: str | None
         try:
             if len(argv) > 1:
                 raise NeuroreconError(f"unknown argument {argv[1]!r}; see --help")
-            job(None if holder is None else _config_in(holder), workdir.value)
+            given = None if holder is None else _config_in(holder)
+            if given is not None:
+                _divide_processor(given.cpu_devices)
+            job(given, workdir.value)
         except NeuroreconError as error:
             _fail(error)
         except KeyboardInterrupt:
             _fail("stopped; the same command goes on where it was")
 
     app.run(main, flags_parser=lambda argv: _explained(argv, lambda: flags.FLAGS(argv)))
+
+
+def _divide_processor(devices: int) -> None:
+    """Makes so many devices of the processor, 0 one for each core; before JAX looks for devices."""
+    if devices < 0:
+        raise NeuroreconError(f"--config.cpu_devices: expected 0 or more, found {devices}")
+    if devices != 1:  # 1 is JAX's own choice, unless the environment says otherwise
+        jax.config.update("jax_num_cpu_devices", devices or len(os.sched_getaffinity(0)))
 
 
 def _config_in(holder: flags.FlagHolder) -> ml_collections.ConfigDict:

@@ -27,7 +27,8 @@ from neurorecon.evaluation.bootstrap import summarise
 from neurorecon.evaluation.decodable import smoothed_correlation, smoothed_movie
 from neurorecon.files import read_json, save_json
 
-ORDER = ("grey", "shuffled_neurons", "linear_decoder", "ceiling")
+ORDER = ("grey", "shuffled_neurons", "linear_decoder", "convolutional_decoder", "ceiling")
+ADDED = ("convolutional_decoder",)  # by an entry point of its own, after the reconstruction
 SEED = 0  # of the bootstrap: the same scores give the same intervals
 
 
@@ -117,7 +118,8 @@ def evaluate(workdir: str) -> dict[str, Any]:
     config = stored_config(workdir)
     skip = config.skip_frames
     clips: list[dict[str, Any]] = []
-    controls: dict[str, list[float]] = {name: [] for name in ORDER if name in cli.listed(config.controls)}
+    asked = {*cli.listed(config.controls), *(n for n in ADDED if (Path(workdir) / "controls" / n).is_dir())}
+    controls: dict[str, list[float]] = {name: [] for name in ORDER if name in asked}
     cost = {"encoder_windows": 0.0, "seconds": 0.0}
     pooled = Pooled()
     for clip in stored_clips(workdir, config):

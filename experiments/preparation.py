@@ -9,7 +9,6 @@ from typing import Any
 from zlib import crc32
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -23,6 +22,7 @@ from neurorecon.evaluation.linear_decoder import LinearDecoder
 from neurorecon.files import save_npz
 from neurorecon.reconstruction import Recipe, default_recipe, losses, masks, priors, published_recipe
 from neurorecon.reconstruction.calibration import Calibration, fit_calibration
+from neurorecon.reconstruction.likelihoods import fit_likelihood
 from neurorecon.reconstruction.noise import ResponseNoise, fit_noise
 from neurorecon.recordings import Recording, Trial
 from neurorecon.recordings.npy import load_numbers
@@ -47,6 +47,8 @@ class Animal:
       noise: what the encoders leave unexplained of validation trials, where posterior samples are drawn; else None.
       reliability: gives (neuron,) the correlation of predicted and recorded responses of validation trials.
       alpha: (height, width) of the screen or canvas, from which the masks come.
+      training_movies: on which the prior is measured.
+      grey: the prior's mean, a grey value.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Animal:
     noise: ResponseNoise | None
     reliability: Callable[[], np.ndarray]
     alpha: np.ndarray
+    training_movies: list[np.ndarray]
+    grey: float
 
     def decoded(self, responses: np.ndarray) -> np.ndarray:
         """The linear decoder's movie of responses (time, neuron), grey values 0..255."""
@@ -222,11 +226,21 @@ def prepare_animal(
         lambda: [predict_ensemble(ensemble.members, t.stimulus, t.behaviour, readout=readout) for t in validation]
     )
     measured = functools.cache(lambda: _noise(ensemble, validation, predicted(), config.skip_frames))
+
+    def fitted(likelihood: str) -> losses.ResponseLoss:
+        skip = config.skip_frames
+        return fit_likelihood(
+            likelihood,
+            [p[skip:] for p in predicted()],
+            [t.responses[skip:] for t in validation],
+            frame_step=frame_step_of(ensemble),
+        )
+
     return Animal(
         name=recording.name,
         recording=recording,
         readout=readout,
-        recipe=_recipe(config, prior, measured),
+        recipe=_recipe(config, prior, fitted),
         mask=mask,
         update_mask=update,
         decoder=decoder,
@@ -238,6 +252,8 @@ def prepare_animal(
             predicted(), [t.responses for t in validation], skip=config.skip_frames
         ),
         alpha=alpha,
+        training_movies=movies,
+        grey=mean,
     )
 
 
@@ -305,36 +321,38 @@ def given_alpha(folder: Path, name: str, index: int) -> np.ndarray:
     raise NeuroreconError(f"--config.mask.files: expected {own} or {published.name} there, found neither")
 
 
-def _recipe(config: ml_collections.ConfigDict, prior: dict[str, Any], noise: Callable[[], ResponseNoise]) -> Recipe:
+def _recipe(
+    config: ml_collections.ConfigDict, prior: dict[str, Any], fitted: Callable[[str], losses.ResponseLoss]
+) -> Recipe:
     if config.recipe == "published":
         return published_recipe(**config.published_recipe.to_dict())
     if config.recipe != "default":
         raise NeuroreconError(f"--config.recipe: expected default or published, found {config.recipe!r}")
     changes = config.default_recipe.to_dict()
     likelihood, weight = changes.pop("likelihood"), changes.pop("likelihood_weight")
-    if likelihood == "autoregressive":
-        loss = losses.autoregressive(noise())
-    elif likelihood == "quasi_poisson":
-        loss = losses.quasi_poisson(jnp.asarray(noise().dispersion))
-    elif likelihood == "poisson":
-        loss = losses.poisson
-    else:
-        raise NeuroreconError(
-            "--config.default_recipe.likelihood: expected autoregressive, quasi_poisson or poisson, "
-            f"found {likelihood!r}"
-        )
+    loss = losses.poisson if likelihood == "poisson" else fitted(likelihood)
     return default_recipe(**prior, losses={likelihood: (weight, loss)}, **changes)
 
 
-def _noise(ensemble: Ensemble, trials: list[Trial], predictions: list[np.ndarray], skip: int) -> ResponseNoise:
-    """What the ensemble leaves unexplained of trials that it was not fitted to."""
+def frame_step_of(ensemble: Ensemble) -> int:
+    """That of all encoders.
+
+    Raises:
+      NeuroreconError: they differ.
+    """
     steps = {encoder.frame_step for encoder, _ in ensemble.members}
     if len(steps) > 1:
         raise NeuroreconError(
             f"--config.encoders: expected encoders of one frame step, found {sorted(steps)}; choose others, or "
             "--config.default_recipe.likelihood=poisson"
         )
-    return fit_noise([p[skip:] for p in predictions], [t.responses[skip:] for t in trials], frame_step=steps.pop())
+    return steps.pop()
+
+
+def _noise(ensemble: Ensemble, trials: list[Trial], predictions: list[np.ndarray], skip: int) -> ResponseNoise:
+    """What the ensemble leaves unexplained of trials that it was not fitted to."""
+    step = frame_step_of(ensemble)
+    return fit_noise([p[skip:] for p in predictions], [t.responses[skip:] for t in trials], frame_step=step)
 
 
 def prior_of(config: ml_collections.ConfigDict, movies: list[np.ndarray], mean: float) -> dict[str, Any]:
@@ -350,17 +368,28 @@ def prior_of(config: ml_collections.ConfigDict, movies: list[np.ndarray], mean: 
     """
     if config.prior.mean not in ("training", "linear_decoder"):
         raise NeuroreconError(f"--config.prior.mean: expected training or linear_decoder, found {config.prior.mean!r}")
-    std = config.prior.std
-    if config.prior.spectrum == "measured":
+    return {"power": spectrum_of(config.prior.spectrum, movies, mean, config.prior.std), "prior_mean": mean}
+
+
+def spectrum_of(
+    name: str, movies: list[np.ndarray], mean: float, std: float
+) -> Callable[[tuple[int, int, int]], np.ndarray]:
+    """`power` for `default_recipe`.
+
+    Args:
+      name: one of measured, natural, flat.
+      movies, mean: as in `prior_of`, of "measured".
+      std: grey values, of the others.
+
+    Raises:
+      NeuroreconError: no such spectrum.
+    """
+    # Every step asks for its spectrum while it is traced: measure once for each length.
+    if name == "measured":
         deviations = [movie - mean + 127.5 for movie in movies]  # `measured_power` looks at deviations from grey
-        # Every step asks for its spectrum while it is traced: measure once for each length.
-        power = functools.cache(lambda shape: priors.measured_power(deviations, shape))
-    elif config.prior.spectrum == "natural":
-        power = functools.cache(lambda shape: priors.natural_power(shape, std=std))
-    elif config.prior.spectrum == "flat":
-        power = functools.cache(lambda shape: priors.flat_power(shape, std=std))
-    else:
-        raise NeuroreconError(
-            f"--config.prior.spectrum: expected measured, natural or flat, found {config.prior.spectrum!r}"
-        )
-    return {"power": power, "prior_mean": mean}
+        return functools.cache(lambda shape: priors.measured_power(deviations, shape))
+    if name == "natural":
+        return functools.cache(lambda shape: priors.natural_power(shape, std=std))
+    if name == "flat":
+        return functools.cache(lambda shape: priors.flat_power(shape, std=std))
+    raise NeuroreconError(f"--config.prior.spectrum: expected measured, natural or flat, found {name!r}")

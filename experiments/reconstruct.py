@@ -33,6 +33,7 @@ from neurorecon.evaluation import fit_spread_scale
 from neurorecon.files import save_npz
 from neurorecon.reconstruction import Posterior, Reconstruction, reconstruct, sample_posterior
 from neurorecon.reconstruction.calibration import Calibration
+from neurorecon.reconstruction.likelihoods import LIKELIHOODS
 
 # A run goes on only with the same of these; more clips can be asked for later.
 KEYS = (
@@ -47,9 +48,10 @@ CHOICES = {
     "responses": ("recorded", "predicted"),
     "neurons.ablation": ("exclude", "zero_target"),
     "neurons.order": ("random", "most_reliable", "least_reliable"),
+    "shard": ("", "models", "windows", "auto"),
     "behaviour.given": ("recorded", "shuffled", "mean"),
     "prior.spectrum": ("measured", "natural", "flat"),
-    "default_recipe.likelihood": ("autoregressive", "quasi_poisson", "poisson"),
+    "default_recipe.likelihood": LIKELIHOODS,
 }
 
 
@@ -251,6 +253,7 @@ def _arguments(config: ml_collections.ConfigDict, descent: Descent, responses: n
         "num_steps": config.num_steps or None,
         "steps_per_call": config.steps_per_call,
         "window_chunk": config.window_chunk or None,
+        "shard": config.shard,
     }
 
 

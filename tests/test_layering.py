@@ -20,7 +20,7 @@ LAYERS = [
     ["simulation"],
     ["encoders"],
     ["training"],
-    ["reconstruction"],
+    ["reconstruction", "decoders"],
     ["runs"],
     ["reporting"],
     ["experiments"],
@@ -28,7 +28,10 @@ LAYERS = [
 HEIGHT = {layer: height for height, line in enumerate(LAYERS) for layer in line}
 
 # Reconstruction has responses, behaviour and encoders; the true movie cannot reach it.
-FORBIDDEN = {"reconstruction": {"recordings", "stimuli", "simulation", "training", "runs"}}
+FORBIDDEN = {
+    "reconstruction": {"recordings", "stimuli", "simulation", "training", "runs"},
+    "decoders": {"recordings", "stimuli", "simulation"},  # trained on arrays that it is given
+}
 # Numbers come from arrays, and pages from numbers: neither knows how a movie was made.
 ONLY = {"evaluation": {"errors", "files"}, "reporting": {"errors", "files", "evaluation"}}
 

@@ -93,7 +93,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.recipe = "default"  # or "published"
     config.num_steps = 0  # 0: the recipe's
     config.default_recipe = ml_collections.ConfigDict()
-    # "autoregressive" and "quasi_poisson" measure each neuron's noise on validation trials; or "poisson".
+    # See neurorecon.reconstruction.likelihoods; all but "poisson" are fitted to validation trials.
     config.default_recipe.likelihood = "autoregressive"
     config.default_recipe.likelihood_weight = 0.15
     config.default_recipe.learning_rate = 0.4
@@ -123,6 +123,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.skip_frames = 30  # at the start of each clip, not scored
     config.window_chunk = 0  # windows at once through an encoder, to bound memory; 0: all
     config.steps_per_call = 20
+    config.shard = (
+        ""  # over all devices: "models" of the ensemble, "windows" of a step, or "auto", the quicker of these
+    )
+    config.cpu_devices = 1  # that JAX makes of the processor, with a share of its cores each; 0: one for each core
     config.save_movies = False  # also keep each encoder's own movie
     config.variants = ""  # of experiments.bauer2026; empty: all
 
@@ -195,6 +199,39 @@ def get_config() -> ml_collections.ConfigDict:
     config.masks.strict = 0.6  # threshold of the strict mask; that of the standard one is mask.threshold
     config.masks.thresholds = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"  # of the sweep
     config.masks.max_clips = 4  # 0: all
+
+    config.convolutional_decoder = ml_collections.ConfigDict()  # of experiments.convolutional_decoder
+    config.convolutional_decoder.num_lags = 15  # frames of responses, as linear_decoder.num_lags
+    config.convolutional_decoder.lag_step = 3  # frames in a feature, and the network's time step
+    config.convolutional_decoder.folds = 4  # of the training trials, each decoded linearly from the others
+    config.convolutional_decoder.patch = 2  # pixels, squared, in a cell of the network
+    config.convolutional_decoder.features = 24  # channels
+    config.convolutional_decoder.maps = 8  # channels that neurons are projected onto
+    config.convolutional_decoder.dilations = (1, 2, 4)  # of the spatial convolutions, in cells
+    config.convolutional_decoder.temporal_taps = 5
+    config.convolutional_decoder.dropout = 0.3  # of neurons
+    config.convolutional_decoder.num_steps = 400
+    config.convolutional_decoder.batch_size = 1  # trials
+    config.convolutional_decoder.learning_rate = 0.003  # of AdamW
+    config.convolutional_decoder.kernel_rate = 0.02  # of Muon
+    config.convolutional_decoder.weight_decay = 0.01
+    config.convolutional_decoder.validation_every = 50
+
+    config.tune = ml_collections.ConfigDict()
+    config.tune.clips = 4  # validation clips to score on, 2 at least; never of the tier that is reported
+    config.tune.likelihoods = "autoregressive,quasi_poisson,autoregressive_gain,negative_binomial,gamma_with_zeros"
+    config.tune.likelihood_weights = "0.04,0.08,0.15,0.3,0.6"
+    config.tune.learning_rates = "0.2,0.4,0.8"
+    config.tune.num_steps = "20,40,80"
+    config.tune.spectra = "measured"  # or also "natural", "flat"
+
+    config.deviation = ml_collections.ConfigDict()
+    config.deviation.samples = 2  # movies of simulated responses for each clip
+    config.deviation.validation_clips = 8  # at most; they make the null distribution
+    config.deviation.rate = 0.05  # of false discoveries
+    config.deviation.window_seconds = 3.0  # sigma of the windows in time
+    config.deviation.window_pixels = 4.0  # in space
+    config.deviation.detail_pixels = 6.0  # sigma of the local mean that is taken off first
 
     # Simulation.
     config.simulation = ml_collections.ConfigDict()

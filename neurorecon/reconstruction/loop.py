@@ -4,6 +4,8 @@
 
 `_step` is that line; `advance` repeats it on the device, for every movie (one per encoder, or one for all) of every
 clip. Nothing here knows the true movie. Axes: movie, clip, model, window, stack, time, height, width.
+
+With a mesh all this runs on each of its devices for a share of clips, models and windows, see `devices`.
 """
 
 import dataclasses
@@ -16,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh
 
 from neurorecon.encoders.canvas import make_inputs
-from neurorecon.reconstruction import losses, windows
+from neurorecon.reconstruction import devices, losses, windows
 from neurorecon.reconstruction.recipes import Recipe
 
 Encoder = Any  # a linen module with the signature of `encoders`
@@ -58,7 +61,7 @@ class Recorded(NamedTuple):
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["recipe"],
-    meta_fields=["encoders", "readout", "shape", "num_steps", "steps_per_call", "window_chunk", "parallel"],
+    meta_fields=["encoders", "readout", "shape", "num_steps", "steps_per_call", "window_chunk", "parallel", "mesh"],
 )
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -72,6 +75,7 @@ class Settings:
     steps_per_call: int  # at most; the space for the trace
     window_chunk: int  # windows at once through an encoder; bounds memory
     parallel: bool  # batch movies, clips and models by vmap, or one after another
+    mesh: Mesh | None = None  # devices that share the work; None: one
 
 
 def _batched(function: Callable, xs: Any, *, parallel: bool) -> Any:
@@ -127,18 +131,20 @@ def pixel_gradient(settings: Settings, variables: Sequence[Variables], movie, cl
       (time, height, width), and the trace: () per loss, (model, window) for names that begin with `window_`.
     """
     recipe, num_frames = settings.recipe, settings.shape[0]
-    stitch = windows.stitch_mean if recipe.stitch == "mean" else windows.stitch_sum
     gradients, traces = [], []
     for encoder, group in zip(settings.encoders, variables):
         plan = recipe.plan(encoder, num_frames, key)
+        here = devices.own_windows(settings.mesh, plan)
         # A plan that looks at a part of the responses stands for all of them.
         share = 1.0 if recipe.mean_loss else num_frames / jnp.maximum(plan.valid.sum(), 1).astype(movie.dtype)
 
-        def one_model(member, encoder=encoder, plan=plan, share=share):
-            in_windows, trace = _window_gradients(settings, encoder, member, movie, clip, plan)
-            return stitch(in_windows, plan, num_frames) * share, trace
+        def one_model(member, encoder=encoder, plan=plan, here=here, share=share):
+            in_windows, trace = _window_gradients(settings, encoder, member, movie, clip, here)
+            stitched = windows.stitch_sum(in_windows, here, num_frames)
+            return (windows.mean_of_sum(stitched, plan) if recipe.stitch == "mean" else stitched) * share, trace
 
         gradient, trace = _batched(one_model, group, parallel=settings.parallel)
+        trace = devices.gathered(settings.mesh, trace, plan, models=recipe.ensemble == "gradients")
         trace["loss"] = trace["window_loss"]
         reduce = jnp.mean if recipe.mean_loss else jnp.sum
         traces.append({k: v if k.startswith("window_") else reduce(v, -1) * share for k, v in trace.items()})
@@ -147,7 +153,8 @@ def pixel_gradient(settings: Settings, variables: Sequence[Variables], movie, cl
     for name in traces[0]:
         values = [t[name] for t in traces]
         trace[name] = join_models(values, 0) if name.startswith("window_") else jnp.concatenate(values).mean()
-    return jnp.concatenate(gradients).mean(0), trace
+    gradient = jnp.concatenate(gradients).mean(0)
+    return devices.summed(settings.mesh, gradient, models=recipe.ensemble == "gradients"), trace
 
 
 def _step(settings: Settings, variables: Sequence[Variables], clip: Recorded, mask, key, carry):
@@ -187,6 +194,12 @@ def advance(settings: Settings, num_steps: int, state: State, variables: tuple, 
     Returns:
       The new state; the trace (movie, clip, step, ...), of which the first `num_steps` are filled.
     """
+    descend = devices.shared(settings.mesh, _descend, movies=settings.recipe.ensemble == "movies")
+    return descend(settings, num_steps, state, variables, recorded, mask, key)
+
+
+def _descend(settings: Settings, num_steps: int, state: State, variables: tuple, recorded: Recorded, mask, key):
+    """`advance` for what one device holds."""
 
     def one_clip(args, members):
         latent, optimiser, responses, behaviour, baseline = args

@@ -99,6 +99,33 @@ def _log_bins(frequency: np.ndarray, bins: int) -> np.ndarray:
     return np.where(frequency > 0, np.clip(np.digitize(frequency, edges), 1, bins), 0)
 
 
+def smoothing_transfer(shape: tuple[int, int, int], sigma: float | tuple[float, float, float]) -> np.ndarray:
+    """(time, height, width) what a Gaussian of `sigma` (frames, pixels; mirrored borders) leaves of each cosine."""
+    sigmas = np.broadcast_to(sigma, 3)
+    courses = [np.exp(-0.5 * (s * np.pi * np.arange(n) / n) ** 2) for s, n in zip(sigmas, shape)]
+    return courses[0][:, None, None] * courses[1][:, None] * courses[2]
+
+
+def smoothed_power(
+    power: Callable[[tuple[int, int, int]], np.ndarray], sigma: float | tuple[float, float, float]
+) -> Callable[[tuple[int, int, int]], np.ndarray]:
+    """The spectrum under which descent ends where it ends with the likelihood's pixel gradient smoothed by `sigma`.
+
+    With movie = mean + A z the descent rests at z = -A g, g the gradient of the pixels in the cosine basis. Smoothing
+    multiplies g by a transfer S, diagonal there: movie - mean = -A S A g, as under the prior variance A S A.
+
+    Args:
+      power: shape -> prior variance of each cosine coefficient.
+      sigma: of a Gaussian over time, height and width, in frames and pixels.
+    """
+
+    def smoothed(shape: tuple[int, int, int]) -> np.ndarray:
+        variance = np.asarray(power(shape))
+        return np.maximum(variance * smoothing_transfer(shape, sigma), 1e-6 * variance.max())
+
+    return smoothed
+
+
 def flat_power(shape: tuple[int, int, int], *, std: float) -> np.ndarray:
     """(time, height, width) variance of each cosine coefficient of white noise with `std` grey values a pixel."""
     return np.full(shape, float(std) ** 2)

@@ -22,7 +22,7 @@ MakePlan = Callable[[Any, int, jax.Array], windows.WindowPlan]
 MakeParametrisation = Callable[[tuple[int, int, int], Any], parametrisations.Parametrisation]
 
 
-_WITH_ARRAYS = ("losses", "priors", "parametrisation")
+_WITH_ARRAYS = ("losses", "priors", "parametrisation", "update")
 _ARRAY = object()  # stands for one in a recipe's structure
 
 TRACE_NAMES = ("loss", "penalty", "window_loss", "window_gradient_norm")
@@ -34,8 +34,8 @@ class Recipe:
     """How a movie is descended to.
 
     Compared by its parts, functions by identity: a recipe made anew of the same parts compiles nothing. Nor does one
-    whose losses, priors or parametrisation differ only in arrays that they hold as `jax.tree_util.Partial`: as a pytree
-    it has these arrays as leaves, and all else as its structure.
+    whose losses, priors, parametrisation or update differ only in arrays that they hold as `jax.tree_util.Partial`: as
+    a pytree it has these arrays as leaves, and all else as its structure.
 
     Attributes:
       name: for logs and reports.
@@ -123,7 +123,7 @@ class Recipe:
         return self.replace(parametrisation=Partial(_as_made, _made(self.parametrisation, shape, jnp.dtype(dtype))))
 
     def tree_flatten(self) -> tuple[tuple, tuple]:
-        parts = (tuple(self.losses.items()), tuple(self.priors.items()), self.parametrisation)
+        parts = (tuple(self.losses.items()), tuple(self.priors.items()), self.parametrisation, self.update)
         leaves, tree = jax.tree.flatten(parts)
         held = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
         arrays = tuple(leaf for leaf, is_array in zip(leaves, held) if is_array)
@@ -136,8 +136,9 @@ class Recipe:
         tree, others, rest = structure
         each = iter(arrays)
         leaves = [next(each) if other is _ARRAY else other for other in others]
-        losses, priors, parametrisation = jax.tree.unflatten(tree, leaves)
-        return cls(losses=dict(losses), priors=dict(priors), parametrisation=parametrisation, **dict(rest))
+        losses, priors, parametrisation, update = jax.tree.unflatten(tree, leaves)
+        parts = {"losses": dict(losses), "priors": dict(priors), "parametrisation": parametrisation, "update": update}
+        return cls(**parts, **dict(rest))
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some parts changed.
@@ -270,6 +271,15 @@ def _whitened(power: Callable[[tuple[int, int, int]], np.ndarray], mean: _Value)
 @functools.cache
 def _adam(learning_rate: float) -> Callable[[int], optax.GradientTransformation]:
     return lambda num_steps: updates.adam(learning_rate, num_steps=num_steps)
+
+
+def adam_at(learning_rate: float) -> Callable[[int], optax.GradientTransformation]:
+    """An `update` whose rate is an argument of the compiled descent: recipes that differ in it compile nothing."""
+    return Partial(_adam_at, np.asarray(learning_rate, np.float32))
+
+
+def _adam_at(learning_rate: jax.Array, num_steps: int) -> optax.GradientTransformation:
+    return updates.adam(learning_rate, num_steps=num_steps)
 
 
 def default_recipe(

@@ -1,8 +1,10 @@
 """`reconstruct`: checks what it is given, runs the descent in calls of a few steps, and finishes the movie."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.errors import NeuroreconError
+from neurorecon.reconstruction import devices
 from neurorecon.reconstruction.checks import check_encoders, check_key, mask_on, recorded_clips
 from neurorecon.reconstruction.loop import Encoder, Settings, State, Variables, advance, join_models
 from neurorecon.reconstruction.progress import Progress
@@ -113,6 +116,7 @@ def reconstruct_clips(
     steps_per_call: int = 20,
     window_chunk: int | None = None,
     parallel: bool | None = None,
+    shard: str = "",
     progress: Progress | None = None,
     on_call: Callable[[Progress], None] | None = None,
 ) -> Reconstruction:
@@ -136,6 +140,9 @@ def reconstruct_clips(
         times faster than all, since activations stay in cache), all elsewhere.
       parallel: batch encoders and clips by `vmap` (default on accelerators) or one after another (default on CPU,
         where activations then stay in cache).
+      shard: what the devices of this process share: "clips", "models" (of the ensemble), "windows" (of a model's
+        step), or whatever of these is quickest ("auto"). Empty: one device does all. The movies differ by the order
+        of sums.
       progress: where to go on, from `on_call` of an earlier run with the same arguments; the outcome is the same, bit
         for bit.
       on_call: called after every `steps_per_call` updates.
@@ -159,6 +166,7 @@ def reconstruct_clips(
     mask = mask_on(update_mask, screen, canvas, frame, dtype)
     recipe = recipe.made_for((num_frames, *frame), dtype)
     on_cpu = jax.default_backend() == "cpu"
+    meshes = devices.descent_meshes(shard, [_work(recipe, job, num_clips, num_frames) for job in jobs])
     settings = [
         Settings(
             recipe=recipe,
@@ -169,15 +177,19 @@ def reconstruct_clips(
             steps_per_call=min(steps_per_call, steps),
             window_chunk=(1 if on_cpu else sys.maxsize) if window_chunk is None else window_chunk,
             parallel=not on_cpu if parallel is None else parallel,
+            mesh=mesh,
         )
-        for job in jobs
+        for job, mesh in zip(jobs, meshes)
     ]
     start = tuple(_start(s, job, num_clips, dtype) for s, job in zip(settings, jobs))
     progress = Progress(start, tuple({} for _ in jobs)) if progress is None else progress.resumed(start)
     for group, (job, setting) in enumerate(zip(jobs, settings)):
-        while (done := int(progress.states[group].step)) < steps:
+        put = partial(devices.placed, setting.mesh, movies=recipe.ensemble == "movies")
+        args = put((setting, np.int32(0), progress.states[group], job.variables, recorded, mask, key))
+        state = args[2]
+        while (done := int(state.step)) < steps:
             now = min(setting.steps_per_call, steps - done)
-            state, trace = advance(setting, np.int32(now), progress.states[group], job.variables, recorded, mask, key)
+            state, trace = advance(args[0], np.int32(now), state, *args[3:])
             filled = {name: np.asarray(values)[:, :, :now] for name, values in trace.items()}
             _check_finite(filled, done)
             progress = progress.extended(group, state, filled)
@@ -243,7 +255,7 @@ def _finish(
     movies = []
     for state, setting in zip(progress.states, settings):
         to_pixels = recipe.parametrisation(setting.shape, state.latent.dtype).to_pixels
-        shown = jax.vmap(jax.vmap(to_pixels))(state.latent) + baseline
+        shown = jax.vmap(jax.vmap(to_pixels))(jnp.asarray(np.asarray(state.latent))) + baseline
         movies.append(np.asarray(jnp.clip(shown, 0.0, 255.0)))
     stacked = np.concatenate(movies).swapaxes(0, 1)  # clip, movie, time, height, width
     order = np.argsort([member for job in jobs for member in job.members])
@@ -271,10 +283,18 @@ def _encoder_windows(settings: Sequence[Settings], jobs: Sequence[Job]) -> float
     total = 0.0
     for setting, job in zip(settings, jobs):
         for encoder, variables in zip(job.encoders, job.variables):
-            plan = jax.eval_shape(
-                lambda key, encoder=encoder, setting=setting: setting.recipe.plan(encoder, setting.shape[0], key),
-                jax.random.key(0),
-            )
+            frames = _plan_shape(setting.recipe, encoder, setting.shape[0])
             movies, models = jax.tree.leaves(variables)[0].shape[:2]
-            total += movies * models * plan.frames.size / encoder.window_frames * setting.num_steps
+            total += movies * models * math.prod(frames) / encoder.window_frames * setting.num_steps
     return total
+
+
+def _plan_shape(recipe: Recipe, encoder: Encoder, num_frames: int) -> tuple[int, ...]:
+    return jax.eval_shape(lambda key: recipe.plan(encoder, num_frames, key), jax.random.key(0)).frames.shape
+
+
+def _work(recipe: Recipe, job: Job, num_clips: int, num_frames: int) -> devices.Work:
+    """Movies of their own count as models: devices can share either."""
+    models = [math.prod(jax.tree.leaves(variables)[0].shape[:2]) for variables in job.variables]
+    windows = [_plan_shape(recipe, encoder, num_frames)[0] for encoder in job.encoders]
+    return devices.Work(num_clips, tuple(models), tuple(windows))

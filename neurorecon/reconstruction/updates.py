@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from neurorecon.reconstruction.parametrisations import cosine_transform, inverse_cosine_transform
+from neurorecon.reconstruction.priors import smoothing_transfer
+
 
 class PublishedMomentumState(NamedTuple):
     """State of `published_momentum`.
@@ -57,7 +60,27 @@ def published_step_size(
     return learning_rate * jnp.minimum(1.0, i / warmup) * jnp.sqrt(bias(second_decay)) / bias(decay) ** 2
 
 
-def adam(learning_rate: float, *, num_steps: int, b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
+def smoothed_gradient(sigma: float | tuple[float, float, float]) -> optax.GradientTransformation:
+    """Gaussian smoothing of a gradient (time, height, width) of pixels, first in a chain; borders are mirrored.
+
+    For parametrisations whose latent is the movie itself. In a whitened cosine basis it is a change of the prior's
+    spectrum and nothing else: see `priors.smoothed_power`.
+
+    Args:
+      sigma: of all axes or each, in frames and pixels; 0 for none.
+    """
+
+    def smooth(gradient: jax.Array) -> jax.Array:
+        time, height, width = gradient.shape[-3:]
+        keep = smoothing_transfer((time, height, width), sigma)
+        return inverse_cosine_transform(jnp.asarray(keep, gradient.dtype) * cosine_transform(gradient))
+
+    return optax.stateless(lambda gradient, params: jax.tree.map(smooth, gradient))
+
+
+def adam(
+    learning_rate: float | jax.Array, *, num_steps: int, b1: float = 0.9, b2: float = 0.99
+) -> optax.GradientTransformation:
     """Adam whose rate falls to a tenth along a cosine: the last steps average the noise of random windows away."""
     schedule = optax.cosine_decay_schedule(learning_rate, num_steps, alpha=0.1)
     return optax.adam(schedule, b1=b1, b2=b2)

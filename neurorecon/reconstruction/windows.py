@@ -110,5 +110,10 @@ def stitch_sum(windows: jax.Array, plan: WindowPlan, num_frames: int) -> jax.Arr
 
 def stitch_mean(windows: jax.Array, plan: WindowPlan, num_frames: int) -> jax.Array:
     """(window, stack, time, ...) -> (time, ...): the mean over the places that show each frame."""
-    count = jnp.maximum(coverage(plan, num_frames), 1).astype(windows.dtype)
-    return stitch_sum(windows, plan, num_frames) / count.reshape(-1, *[1] * (windows.ndim - 3))
+    return mean_of_sum(stitch_sum(windows, plan, num_frames), plan)
+
+
+def mean_of_sum(total: jax.Array, plan: WindowPlan) -> jax.Array:
+    """(time, ...) as `stitch_sum` makes it, of all windows of the plan or a part -> what it adds to `stitch_mean`."""
+    count = jnp.maximum(coverage(plan, len(total)), 1).astype(total.dtype)
+    return total / count.reshape(-1, *[1] * (total.ndim - 1))

@@ -37,6 +37,11 @@ CONTROLS = {
         "ridge regression from responses to pixels, fitted on training trials",
         ORANGE,
     ),
+    "convolutional_decoder": (
+        "Convolutional decoder",
+        "a network from responses to pixels, fitted on training trials, that starts as a linear decoder",
+        PURPLE,
+    ),
     "grey": ("Grey movie", "the blank start of the reconstruction: what no information gives", GREY),
     "shuffled_neurons": ("Shuffled neurons", "the same method with the neurons' order permuted", GREY),
     "ceiling": (
