@@ -123,9 +123,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.skip_frames = 30  # at the start of each clip, not scored
     config.window_chunk = 0  # windows at once through an encoder, to bound memory; 0: all
     config.steps_per_call = 20
-    config.shard = (
-        ""  # over all devices: "models" of the ensemble, "windows" of a step, or "auto", the quicker of these
-    )
+    config.shard = ""  # over all devices: "models" of the ensemble, "windows" of a step, or "auto"
     config.cpu_devices = 1  # that JAX makes of the processor, with a share of its cores each; 0: one for each core
     config.save_movies = False  # also keep each encoder's own movie
     config.variants = ""  # of experiments.bauer2026; empty: all
