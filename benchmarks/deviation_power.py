@@ -175,7 +175,7 @@ def figure(table: dict) -> Figure:
     values = np.array([row["auc"] for row in rows])
     errors = np.array([[row["auc"] - row["low"], row["high"] - row["auc"]] for row in rows]).T
     axis.errorbar(x, values, np.maximum(errors, 0), fmt="o", color="#0072B2", label="area under the curve")
-    axis.plot(x, [row["hits"] / max(row["clips"], 1) for row in rows], "s", color="#D55E00", label="share of clips found")
+    axis.plot(x, [row["hits"] / max(row["clips"], 1) for row in rows], "s", color="#D55E00", label="clips found")
     axis.axhline(0.9, color="0.6", lw=0.8, ls="--")
     axis.set(xticks=x, xticklabels=labels, ylim=(-0.02, 1.05), xlabel="contrast factor, sideways shift, delay")
     axis.set_ylabel("area under the curve; share of clips")
