@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 import numpy as np
 from tqdm import tqdm
@@ -33,6 +34,20 @@ class Descent(NamedTuple):
     def has_spread(self) -> bool:
         """Whether its posterior is sampled, where the run does that."""
         return self.kind in ("validation", "reconstruction")
+
+
+def settings_of(config: ml_collections.ConfigDict, animal: Animal) -> dict[str, Any]:
+    """What all descents of one animal in a run have in common: arguments of `reconstruct` and its like."""
+    return {
+        "recipe": animal.recipe,
+        "key": jax.random.key(config.seed),
+        "update_mask": animal.update_mask,
+        "readout": animal.readout,
+        "num_steps": config.num_steps or None,
+        "steps_per_call": config.steps_per_call,
+        "window_chunk": config.window_chunk or None,
+        "shard": config.shard,
+    }
 
 
 def responses_of(config: ml_collections.ConfigDict, ensemble: Ensemble, descent: Descent) -> np.ndarray:

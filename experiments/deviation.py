@@ -19,16 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.descents import resumable
+from experiments.descents import resumable, settings_of
 from experiments.evaluate import stored_clips, stored_config
 from experiments.inputs import Ensemble, ensemble_of, recordings_of
-from experiments.predicted_responses import NOISE_ORDER
+from experiments.predicted_responses import fitted_noise, with_noise
 from experiments.preparation import Animal, prepare_animal
 from neurorecon import runs
 from neurorecon.encoders import predict_ensemble
@@ -43,7 +42,7 @@ from neurorecon.evaluation.local_gain import (
     local_gain,
 )
 from neurorecon.files import save_json, save_npz
-from neurorecon.reconstruction import ResponseNoise, fit_noise, reconstruct, simulate_responses
+from neurorecon.reconstruction import reconstruct
 from neurorecon.recordings import Trial
 
 LEAST_CLIPS = 3
@@ -72,16 +71,7 @@ class Maps:
         self.validation = animal.validation[: d.validation_clips]
         self.scale = GainScale(d.window_seconds * animal.recording.frame_rate, d.window_pixels, d.detail_pixels)
         self._on_movie, self._counted = on_movie, set[Path]()
-        self._noise = self._fitted_noise()
-
-    def _fitted_noise(self) -> ResponseNoise:
-        skip = self.config.skip_frames
-        return fit_noise(
-            [self.predicted(t)[skip:] for t in self.animal.validation],
-            [t.responses[skip:] for t in self.animal.validation],
-            frame_step=1,
-            order=NOISE_ORDER,
-        )
+        self._noise = fitted_noise(animal, ensemble, animal.readout, config.skip_frames)
 
     def predicted(self, trial: Trial) -> np.ndarray:
         """(time, neuron) of the encoders for the true movie."""
@@ -98,14 +88,8 @@ class Maps:
                     self.ensemble.members,
                     given,
                     trial.behaviour,
-                    recipe=animal.recipe,
-                    key=jax.random.key(config.seed),
                     baseline=animal.baseline(given),
-                    update_mask=animal.update_mask,
-                    readout=animal.readout,
-                    num_steps=config.num_steps or None,
-                    steps_per_call=config.steps_per_call,
-                    window_chunk=config.window_chunk or None,
+                    **settings_of(config, animal),
                     **resume,
                 )
             save_npz(path, movie=made.movie)
@@ -125,7 +109,7 @@ class Maps:
 
         def drawn(place: int) -> np.ndarray:
             seed = [self.config.seed, int(trial.id), place]
-            return simulate_responses(self._noise, self.predicted(trial), frame_step=1, seed=seed)[0]
+            return with_noise(self._noise, self.predicted(trial), seed)
 
         return [
             self.gain(trial, self.movie(trial, f"draw{k}", functools.partial(drawn, k)))

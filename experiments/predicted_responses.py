@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.descents import resumable
+from experiments.descents import resumable, settings_of
 from experiments.inputs import Ensemble, ensemble_of
 from experiments.preparation import Animal
 from neurorecon.encoders import predict_ensemble
@@ -177,14 +177,8 @@ class Descents:
                 inverting.members,
                 responses,
                 np.stack([behaviour] * len(responses)),
-                recipe=animal.recipe,
-                key=jax.random.key(self._config.seed),
-                update_mask=animal.update_mask,
                 baseline=None if baselines[0] is None else np.stack(baselines),  # type: ignore[arg-type]
-                readout=animal.readout,
-                num_steps=self._config.num_steps or None,
-                steps_per_call=self._config.steps_per_call,
-                window_chunk=self._config.window_chunk or None,
+                **settings_of(self._config, animal),
                 **resume,
             )
             movies = result.movie.astype(np.float16)

@@ -103,7 +103,7 @@ class Kept:
     # Of the config, what no preparation looks at.
     INDIFFERENT = frozenset({
         "neurons", "behaviour", "responses", "controls", "trials", "tier", "fold_clips", "max_clips", "num_steps",
-        "steps_per_call", "window_chunk", "save_movies", "variants", "checkpoint_seconds",
+        "steps_per_call", "window_chunk", "shard", "cpu_devices", "save_movies", "variants", "checkpoint_seconds",
     })  # fmt: skip
 
     def __init__(self) -> None:

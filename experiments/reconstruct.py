@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.descents import Descent, behaviour_of, members_of, neurons_of, responses_of, resumable
+from experiments.descents import Descent, behaviour_of, members_of, neurons_of, responses_of, resumable, settings_of
 from experiments.evaluate import evaluate
 from experiments.inputs import Ensemble, ensemble_of, fold_clips, located, recordings_of
 from experiments.preparation import Animal, Kept, given_alpha, prepare_animal
@@ -243,17 +242,10 @@ def _spread_scale(config: ml_collections.ConfigDict, folder: Path, animal: Anima
 def _arguments(config: ml_collections.ConfigDict, descent: Descent, responses: np.ndarray) -> dict[str, Any]:
     """What a descent and its posterior samples have in common."""
     animal = descent.animal
-    return {
+    return settings_of(config, animal) | {
         "recipe": animal.recipe.replace(ablation=config.neurons.ablation),
         "neurons": neurons_of(config, descent),
-        "key": jax.random.key(config.seed),
         "baseline": animal.baseline(responses),
-        "update_mask": animal.update_mask,
-        "readout": animal.readout,
-        "num_steps": config.num_steps or None,
-        "steps_per_call": config.steps_per_call,
-        "window_chunk": config.window_chunk or None,
-        "shard": config.shard,
     }
 
 

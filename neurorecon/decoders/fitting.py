@@ -157,17 +157,20 @@ def _strided(x: np.ndarray, start: int, count: int, step: int) -> np.ndarray:
 
 def corrected(network: Correction, params: Any, linear: np.ndarray, activity: np.ndarray, step: int) -> np.ndarray:
     """The corrected movie (time, rows, columns), each phase of the network's time step by itself."""
-    count = -(-len(linear) // step)
     movie = np.empty(linear.shape, np.float32)
     for phase in range(min(step, len(linear))):
-        correction = _apply(
-            network,
-            params,
-            _strided(linear, phase, count, step)[None],
-            _strided(activity, phase, count + network.num_lags - 1, step)[None],
-        )[0]
-        movie[phase::step] = linear[phase::step] + np.asarray(correction)[: len(linear[phase::step])]
+        movie[phase::step] = _corrected_phase(network, params, linear, activity, step, phase)
     return movie
+
+
+def _corrected_phase(
+    network: Correction, params: Any, linear: np.ndarray, activity: np.ndarray, step: int, phase: int
+) -> np.ndarray:
+    """Every `step`-th frame of the corrected movie, from `phase` on; filled up to one length for all phases."""
+    count = -(-len(linear) // step)
+    seen = _strided(linear, phase, count, step)
+    lagged = _strided(activity, phase, count + network.num_lags - 1, step)
+    return (seen + np.asarray(_apply(network, params, seen[None], lagged[None]))[0])[: len(linear[phase::step])]
 
 
 @partial(jax.jit, static_argnames=("network",))
@@ -204,11 +207,8 @@ def _scored(
     """The state, `params` in place of the best where they do better; one phase of each validation trial is seen."""
     movies = []
     for linear, activity in zip(validation.linear, validation.activity, strict=True):
-        count = -(-len(linear) // step)
-        seen = _strided(linear, 0, count, step)
-        lagged = _strided(activity, 0, count + network.num_lags - 1, step)
         better = np.empty(linear.shape, np.float32)
-        better[::step] = seen + np.asarray(_apply(network, params, seen[None], lagged[None]))[0]
+        better[::step] = _corrected_phase(network, params, linear, activity, step, 0)
         movies.append(better)
     found = score(validation, movies, mask, step, skip_frames)
     if found <= float(state.best_score):

@@ -17,6 +17,7 @@ from neurorecon.evaluation.decodable import (
 )
 from neurorecon.evaluation.deviation import Deviation, deviation_map, fit_deviation_scale
 from neurorecon.evaluation.linear_decoder import LinearDecoder, fit_linear_decoder
+from neurorecon.evaluation.local_gain import GainScale, fit_gain_null, gain_deviation, local_gain
 from neurorecon.evaluation.movie_metrics import (
     frame_correlations,
     luminance_contrast_match,
@@ -41,6 +42,7 @@ from neurorecon.evaluation.response_metrics import (
 
 __all__ = [
     "Deviation",
+    "GainScale",
     "Interval",
     "LinearDecoder",
     "average_movies",
@@ -55,14 +57,17 @@ __all__ = [
     "decodable_mask",
     "deviation_map",
     "fit_deviation_scale",
+    "fit_gain_null",
     "fit_linear_decoder",
     "fit_spread_scale",
     "fraction_explainable_variance",
     "fraction_explainable_variance_explained",
     "frame_correlations",
+    "gain_deviation",
     "grey_movie",
     "group_repeats",
     "interval_coverage",
+    "local_gain",
     "luminance_contrast_match",
     "mean_frame_movie",
     "motion_energy",

@@ -66,14 +66,12 @@ class GainNull(NamedTuple):
     Attributes:
       mean: (row, column) of validation clips, drawn towards their common mean.
       spread: variance that simulated noise does not account for.
-      noise: variance in units of the simulated draws'.
       freedom: of Student's t that standardised gains follow.
       least_contrast: below it nothing is tested.
     """
 
     mean: np.ndarray
     spread: float
-    noise: float
     freedom: float
     least_contrast: float
 
@@ -189,11 +187,9 @@ def fit_gain_null(
     if residual.size < 10 * count:
         raise NeuroreconError("fit_gain_null: too few windows with contrast; lower least_contrast or widen the mask")
     # Quantiles, not moments: a few wild windows shall not widen all of them; Student's t is there for those.
-    noise = 1.0
     spread = max(float(np.quantile(residual**2, 0.683)) - float(np.median(variance)), 0.0)
-    standard = residual / np.sqrt(spread + noise * variance)
-    freedom = _freedom(standard)
-    return GainNull(mean, spread, noise, freedom, least)
+    standard = residual / np.sqrt(spread + variance)
+    return GainNull(mean, spread, _freedom(standard), least)
 
 
 def gain_deviation(
@@ -219,7 +215,7 @@ def gain_deviation(
             f"gain_deviation: expected windows on the null's grid {null.mean.shape}, found {gain.gain.shape[1:]}"
         )
     tested = gain.contrast >= null.least_contrast
-    error = np.sqrt(null.spread + null.noise * _simulated_variance(simulated, gain.contrast))
+    error = np.sqrt(null.spread + _simulated_variance(simulated, gain.contrast))
     difference = np.where(tested, gain.gain - null.mean, np.nan)
     t = difference / error
     p = student.cdf(t[tested], null.freedom)

@@ -29,6 +29,23 @@ class ResponseNoise(NamedTuple):
     innovation_std: np.ndarray
 
 
+def check_trials(
+    name: str, predictions: Sequence[np.ndarray], responses: Sequence[np.ndarray], *, more_than: int = 0
+) -> None:
+    """Raises NeuroreconError unless each prediction has finite responses of its shape, `more_than` frames and more."""
+    if not predictions or len(predictions) != len(responses):
+        raise NeuroreconError(
+            f"{name}: expected responses for each of at least one prediction, found {len(responses)} for "
+            f"{len(predictions)}"
+        )
+    for p, r in zip(predictions, responses):
+        if p.shape != r.shape or len(p) <= more_than or not (np.isfinite(p).all() and np.isfinite(r).all()):
+            raise NeuroreconError(
+                f"{name}: expected finite responses and predictions of one shape and more than {more_than} frames, "
+                f"found {r.shape} and {p.shape}"
+            )
+
+
 def fit_noise(
     predictions: Sequence[np.ndarray],
     responses: Sequence[np.ndarray],
@@ -48,17 +65,7 @@ def fit_noise(
     Raises:
       NeuroreconError: no trials, too short ones, or values that are not finite.
     """
-    if not predictions or len(predictions) != len(responses):
-        raise NeuroreconError(
-            f"fit_noise: expected responses for each of at least one prediction, found {len(responses)} for "
-            f"{len(predictions)}"
-        )
-    for p, r in zip(predictions, responses):
-        if p.shape != r.shape or len(p) <= order * frame_step or not (np.isfinite(p).all() and np.isfinite(r).all()):
-            raise NeuroreconError(
-                f"fit_noise: expected finite responses and predictions of one shape and more than "
-                f"{order * frame_step} frames, found {r.shape} and {p.shape}"
-            )
+    check_trials("fit_noise", predictions, responses, more_than=order * frame_step)
     num_frames = sum(len(p) for p in predictions)
     mean = sum(p.sum(0, dtype=np.float64) for p in predictions) / num_frames
     variance = sum(np.square(r - p, dtype=np.float64).sum(0) for p, r in zip(predictions, responses)) / num_frames

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from neurorecon.errors import NeuroreconError
-from neurorecon.reconstruction.noise import ResponseNoise, fit_noise
+from neurorecon.reconstruction.noise import ResponseNoise, check_trials, fit_noise
 
 Trials = Sequence[np.ndarray]
 LEAST = 1e-3  # of a parameter's population value: none becomes zero
@@ -292,17 +292,3 @@ def _means(predictions: Trials) -> tuple[np.ndarray, np.ndarray]:
 
 def _narrow(values: np.ndarray | float) -> np.ndarray:
     return np.asarray(values, np.float32)
-
-
-def check_trials(name: str, predictions: Trials, responses: Trials) -> None:
-    """Raises NeuroreconError unless there are finite responses of equal shape for each prediction."""
-    if not predictions or len(predictions) != len(responses):
-        raise NeuroreconError(
-            f"{name}: expected responses for each of at least one prediction, found {len(responses)} for "
-            f"{len(predictions)}"
-        )
-    for p, r in zip(predictions, responses):
-        if p.shape != r.shape or not (len(p) and np.isfinite(p).all() and np.isfinite(r).all()):
-            raise NeuroreconError(
-                f"{name}: expected finite responses and predictions of one shape, found {r.shape} and {p.shape}"
-            )
