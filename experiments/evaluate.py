@@ -22,7 +22,7 @@ from experiments.evaluate_encoders import encoder_table, evaluate_encoders, is_t
 from experiments.inputs import recordings_of
 from neurorecon import runs
 from neurorecon.errors import NeuroreconError
-from neurorecon.evaluation import bootstrap_difference, grey_movie, movie_metrics
+from neurorecon.evaluation import bootstrap_difference, grey_movie, interval_coverage, movie_metrics
 from neurorecon.evaluation.bootstrap import summarise
 from neurorecon.evaluation.decodable import smoothed_correlation, smoothed_movie
 from neurorecon.files import read_json, save_json
@@ -133,6 +133,9 @@ def evaluate(workdir: str) -> dict[str, Any]:
         scores["smoothed_correlation"] = smoothed_correlation(truth, stored["movie"][skip:], mask)
         row: dict[str, Any] = {"animal": clip.animal, "trial": clip.trial, **scores}
         row |= {k: float(stored[k]) for k in cost}
+        if "movie_std" in stored:
+            covered = interval_coverage(truth, stored["movie"][skip:], stored["movie_std"][skip:], mask)
+            row |= {f"coverage_{round(100 * level)}": share for level, share in covered.items()}
         cost = {k: v + row[k] for k, v in cost.items()}
         for name in controls:
             movie = _control(Path(workdir), name, clip)
@@ -193,6 +196,9 @@ def table(metrics: dict[str, Any]) -> str:
     lines += [
         row(f"reconstruction - {name.replace('_', ' ')}", value) for name, value in metrics["differences"].items()
     ]
+    for level in (50, 90):
+        if f"coverage_{level}" in metrics["summary"]:
+            lines.append(row(f"truth inside its {level} % intervals", metrics["summary"][f"coverage_{level}"]))
     cost = metrics["cost"]
     lines.append(f"  cost: {cost['encoder_windows']:.0f} encoder windows, {cost['seconds']:.0f} s")
     return "\n".join(lines)

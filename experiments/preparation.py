@@ -196,7 +196,8 @@ def prepare_animal(
     from_decoder = config.recipe == "default" and config.prior.mean == "linear_decoder"
     calibrating = min(config.calibration_clips, len(validation)) if config.recipe == "default" else 0
     if linear or from_decoder or calibrating or config.decodable_fraction > 0:
-        print(f"{recording.name}: fits the linear decoder")
+        root = config.linear_decoder.square_root and min(float(t.responses.min()) for t in fit) >= 0
+        print(f"{recording.name}: fits the linear decoder{' to square roots of the responses' if root else ''}")
         decoder = fit_linear_decoder(
             [t.responses for t in fit],
             [t.stimulus for t in fit],
@@ -206,6 +207,7 @@ def prepare_animal(
             lag_step=config.linear_decoder.lag_step,
             mask=mask,
             skip_frames=min(config.skip_frames, min(t.num_frames for t in validation) // 2),
+            square_root=root,
         )
     if config.decodable_fraction > 0 and decoder is not None:
         decoded = [decoder.predict(t.responses) for t in validation]

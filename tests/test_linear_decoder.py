@@ -50,6 +50,19 @@ def dense(features, lags):
     return np.concatenate(rows).astype(np.float64)
 
 
+def test_square_roots_are_decoded_as_the_roots_themselves_would_be(trained):
+    train, validation, plain = trained
+    rooted = fit_linear_decoder(*train, *validation, num_lags=5, square_root=True)
+    roots = [([np.sqrt(np.maximum(r, 0)) for r in responses], movies) for responses, movies in (train, validation)]
+    by_hand = fit_linear_decoder(*roots[0], *roots[1], num_lags=5)
+    unseen = np.maximum(world(3, [90])[0][0], 0)
+    np.testing.assert_array_equal(rooted.predict(unseen), by_hand.predict(np.sqrt(unseen)))
+    assert np.abs(rooted.predict(unseen) - plain.predict(unseen)).max() > 1
+    below = unseen.copy()
+    below[3] = -1.0  # a later trial may dip below the training trials' least
+    assert np.isfinite(rooted.predict(below)).all()
+
+
 @pytest.mark.parametrize(("num_lags", "lag_step"), [(1, 1), (4, 1), (6, 2), (6, 3)])
 def test_lagged_gram_is_the_dense_one(num_lags, lag_step):
     rng = np.random.default_rng(0)

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.reconstruct import reconstruct_recordings
 from neurorecon.errors import NeuroreconError
-from neurorecon.evaluation import fit_spread_scale
+from neurorecon.evaluation import fit_spread_scale, interval_coverage
+from neurorecon.files import read_json
 from neurorecon.recordings import open_recording
 from neurorecon.runs import load_arrays
 from tests.tiny_run import ORACLE, files_and_times, movie, random_encoders, simulated, tiny_config
@@ -55,6 +56,12 @@ def test_movie_std_stands_beside_the_movie_which_it_leaves_alone(given, tmp_path
         truths, [c["movie"][10:] for c in clips], [c["movie_std"][10:] for c in clips], stored[0]["mask"]
     )
     assert float(stored[0]["spread_scale"]) == pytest.approx(expected)
+    (shown,) = [recording.trial(trial).stimulus[10:] for trial in ORACLE[:1]]
+    (row,) = read_json(sampled / "metrics.json")["clips"]
+    covered = interval_coverage(shown, stored[0]["movie"][10:], stored[0]["movie_std"][10:], stored[0]["mask"])
+    assert (row["coverage_50"], row["coverage_90"]) == (pytest.approx(covered[0.5]), pytest.approx(covered[0.9]))
+    assert 0 < row["coverage_50"] < row["coverage_90"]
+    assert "coverage_90" not in read_json(plain / "metrics.json")["summary"]
     before = files_and_times(sampled / "reconstructions", sampled / "validation")
     run(given, sampled, **changes)
     assert files_and_times(sampled / "reconstructions", sampled / "validation") == before

@@ -133,6 +133,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.linear_decoder = ml_collections.ConfigDict()
     config.linear_decoder.num_lags = 15
     config.linear_decoder.lag_step = 3
+    config.linear_decoder.square_root = True  # of the responses, where none in training is negative
     config.decodable_fraction = 0.0  # above 0: score on the pixels that the linear decoder decodes best, as a share
 
     # Studies.

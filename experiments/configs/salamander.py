@@ -50,5 +50,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.skip_frames = 30  # the lead-in
     config.linear_decoder.num_lags = 16
     config.linear_decoder.lag_step = 1
+    config.linear_decoder.square_root = False  # the published figures are of spike counts
     config.decodable_fraction = 0.25
     return config

@@ -17,7 +17,7 @@ import numpy as np
 
 from neurorecon.decoders.settings import DecoderSettings
 from neurorecon.errors import NeuroreconError
-from neurorecon.evaluation.linear_decoder import LinearDecoder, fit_linear_decoder
+from neurorecon.evaluation.linear_decoder import LinearDecoder, fit_linear_decoder, transformed
 
 SELECTION_PIXELS = 32  # of fits whose penalty is given already
 
@@ -44,7 +44,7 @@ class LinearStage:
 
     def features(self, responses: np.ndarray) -> np.ndarray:
         """Responses (time, neuron) -> the same, standardised and averaged over the next `lag_step` frames."""
-        return _features(_transformed(responses, self.square_root), self.mean, self.std, self.lag_step)
+        return _features(transformed(responses, square_root=self.square_root), self.mean, self.std, self.lag_step)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Features (time, neuron) at every frame -> movie (time, height, width), not clipped."""
@@ -119,12 +119,12 @@ def fit_linear_stage(
         )
     root = all(np.min(r) >= 0 for r in (*responses, *validation_responses))
     step = settings.lag_step
-    seen = [_transformed(r, root) for r in responses]
+    seen = [transformed(r, square_root=root) for r in responses]
     stacked = np.concatenate(seen)
     mean, std = stacked.mean(0, dtype=np.float64), stacked.std(0, dtype=np.float64)
     mean, std = mean.astype(np.float32), np.where(std > 1e-6 * np.abs(mean), std, 1.0).astype(np.float32)
     features = [_features(r, mean, std, step) for r in seen]
-    validation = [_features(_transformed(r, root), mean, std, step) for r in validation_responses]
+    validation = [_features(transformed(r, square_root=root), mean, std, step) for r in validation_responses]
     phases = np.random.default_rng([seed, 1]).integers(step, size=len(features))
     box = box_of(mask, settings.patch)
     fits = settings.folds + 1
@@ -170,11 +170,6 @@ def box_of(mask: np.ndarray, patch: int) -> tuple[slice, slice]:
         return slice(start, min(start + length, len(inside)))
 
     return side(np.asarray(mask.any(1))), side(np.asarray(mask.any(0)))
-
-
-def _transformed(responses: np.ndarray, square_root: bool) -> np.ndarray:
-    responses = np.asarray(responses, np.float32)
-    return np.sqrt(np.maximum(responses, 0.0)) if square_root else responses
 
 
 def _features(transformed: np.ndarray, mean: np.ndarray, std: np.ndarray, step: int) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 Each pixel of frame t is a weighted sum of the responses of all neurons in frames t + lag, lag = 0 ..
 num_lags - 1 (a response comes after its stimulus), plus a constant. Responses are standardised by neuron;
-beyond a trial's end they count as the neuron's mean. The penalty is chosen on validation trials by the
-correlation of the movies in the mask. Linear regression under squared error estimates the posterior mean of
-a linear Gaussian world, so its movies are smooth by themselves and need no smoothing to be a fair opponent.
+beyond a trial's end they count as the neuron's mean. Where activity is not negative, its square roots have
+more even noise (Anscombe 1948) and make a stronger opponent. The penalty is chosen on validation trials by
+the correlation of the movies in the mask. Linear regression under squared error estimates the posterior mean
+of a linear Gaussian world, so its movies are smooth by themselves and need no smoothing to be a fair opponent.
 """
 
 import dataclasses
@@ -32,11 +33,12 @@ class LinearDecoder:
       background: (height, width) float32, the mean training frame or grey level: what is shown for
         responses at their mean, and where nothing was decoded.
       pixels: (height, width) bool, the decoded ones.
-      response_mean, response_std: (neuron,) float32, of the training trials.
+      response_mean, response_std: (neuron,) float32, of (the roots of) the training responses.
       num_lags, lag_step: as in `fit_linear_decoder`.
       penalty: the one chosen.
       validation_correlations: penalty -> mean movie correlation over the validation trials, with this
         background.
+      square_root: whether square roots of the responses are decoded.
     """
 
     weights: np.ndarray
@@ -49,6 +51,7 @@ class LinearDecoder:
     lag_step: int
     penalty: float
     validation_correlations: dict[float, float]
+    square_root: bool = False
 
     def predict(self, responses: np.ndarray) -> np.ndarray:
         """Responses (time, neuron) of one trial -> movie (time, height, width) float32, not clipped.
@@ -57,7 +60,8 @@ class LinearDecoder:
           NeuroreconError: another number of neurons, or NaN or infinity.
         """
         _check_responses("responses", responses, len(self.response_mean))
-        features = _features(responses, self.response_mean, self.response_std, self.lag_step)
+        seen = transformed(responses, square_root=self.square_root)
+        features = _features(seen, self.response_mean, self.response_std, self.lag_step)
         movie = np.repeat(self.background[None], len(responses), axis=0)
         movie[:, self.pixels] = self.background[self.pixels] + (
             _apply(features, self.weights, self.lag_step) + self.offset
@@ -80,6 +84,7 @@ def fit_linear_decoder(
     skip_frames: int = 0,
     selection_pixels: int = 512,
     memory_limit_gib: float = 8.0,
+    square_root: bool = False,
 ) -> LinearDecoder:
     """Fits the decoder on training trials and chooses its penalty on validation trials.
 
@@ -104,6 +109,7 @@ def fit_linear_decoder(
       skip_frames: frames at the start of every validation trial that don't count in the choice.
       selection_pixels: the choice looks at no more than so many pixels of the mask, evenly spread, for speed.
       memory_limit_gib: stop, rather than fill the machine, where the matrices would need more.
+      square_root: decode square roots of the responses; of one below 0, that of 0.
 
     Raises:
       NeuroreconError: trials that don't match, NaN, an empty mask, penalties not above 0, no correlation on
@@ -125,6 +131,8 @@ def fit_linear_decoder(
         raise NeuroreconError(f"mask: expected booleans {shape[1:]}, some true, found {mask.dtype} {mask.shape}")
     pixels = np.ones_like(mask) if decode_outside else mask
 
+    responses = [transformed(r, square_root=square_root) for r in responses]
+    validation_responses = [transformed(r, square_root=square_root) for r in validation_responses]
     mean, std = _moments(responses)
     frame = _mean_frame(movies)
     problem = ridge_problem(
@@ -162,7 +170,14 @@ def fit_linear_decoder(
         lag_step=lag_step,
         penalty=penalty,
         validation_correlations=scores[background],
+        square_root=square_root,
     )
+
+
+def transformed(responses: np.ndarray, *, square_root: bool) -> np.ndarray:
+    """Responses as they are decoded: themselves, or their square roots, float32."""
+    responses = np.asarray(responses, np.float32)
+    return np.sqrt(np.maximum(responses, 0.0)) if square_root else responses
 
 
 def _features(responses: np.ndarray, mean: np.ndarray, std: np.ndarray, lag_step: int) -> np.ndarray:

@@ -28,6 +28,8 @@ WORDS = {
         "Motion energy",
         "correlation of the mean absolute change from frame to frame",
     ),
+    "coverage_50": ("Inside 50 % intervals", "share of true pixels in the posterior's 50 % intervals; ideally 0.5"),
+    "coverage_90": ("Inside 90 % intervals", "share of true pixels in the posterior's 90 % intervals; ideally 0.9"),
     "response_correlation": ("Response correlation", "recorded responses against those predicted"),
 }
 CONTROLS = {
