@@ -7,7 +7,7 @@ meta/recording.json and shown each clip with part of it changed for six seconds,
 contrast times a factor, moved sideways, or late. The screen, as the analysis knows it, stays. Prints the area under the
 curve (planted windows against windows out of reach of the change, pooled over clips; 95 % interval over clips), the
 share of clips where something is found inside, false discoveries, and the same for clips left alone. Writes
-WORKDIR/deviation/power.json and power.svg. Goes on where it stopped.
+WORKDIR/deviation/power_STATISTIC.json and .svg. Goes on where it stopped.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from experiments.configs.base import get_config
-from experiments.deviation import Maps, asked
+from experiments.deviation import asked
+from experiments.deviation_maps import STATISTICS
 from experiments.evaluate import stored_clips
 from experiments.inputs import recordings_of
 from experiments.preparation import prepare_animal
@@ -84,9 +85,11 @@ def auc(planted: np.ndarray, others: np.ndarray) -> float:
     return float((ranks.sum() - planted.size * (planted.size + 1) / 2) / (planted.size * others.size))
 
 
-def measure(workdir: str, max_clips: int) -> dict:
+def measure(workdir: str, max_clips: int, statistic: str) -> dict:
     """Runs everything; see the module."""
-    config, ensemble = asked(get_config(), workdir)
+    config = get_config()
+    config.deviation.statistic = statistic
+    config, ensemble = asked(config, workdir)
     (recording,) = recordings_of(config)
     meta = read_json(Path(recording.path) / "meta" / "recording.json")
     if not meta.get("simulated"):
@@ -97,15 +100,15 @@ def measure(workdir: str, max_clips: int) -> dict:
     animal = prepare_animal(config, Path(workdir), recording, ensemble, 0, linear=False)
     clips = list(stored_clips(workdir, config))[: max_clips or None]
     samples = config.deviation.samples
-    bar = tqdm(desc="deviation power", unit="movie", mininterval=2.0)
-    maps = Maps(config, Path(workdir), animal, ensemble, bar.update)
+    bar = tqdm(desc="deviation power", unit="response", mininterval=2.0)
+    maps = STATISTICS[statistic](config, Path(workdir), animal, ensemble, bar.update)
     bar.total = len(maps.validation) * (samples + 2) + len(clips) * (samples + 2 + len(EFFECTS))
     null, ids = maps.null(), recording.trial_ids(config.tier)
     found: dict[str, list[dict]] = {effect: [] for effect in ("none", *EFFECTS)}
     simulated_found = 0
     for clip in clips:
         trial, place = recording.target(clip.trial), ids.index(clip.trial)
-        skip = min(config.skip_frames, trial.num_frames // 4)
+        skip = maps.skipped(trial)
         length = min(round(SECONDS * rate), trial.num_frames - skip)
         start = skip + (place % 3) * (trial.num_frames - skip - length) // 2
         disc, when = region(animal.mask, place), slice(start, start + length)
@@ -120,9 +123,9 @@ def measure(workdir: str, max_clips: int) -> dict:
                 cortex, movie, seed=seed, noise_level=meta["noise_level"], behaviour=trial.behaviour
             ).responses
 
-        for effect in found:
-            movie = maps.movie(trial, f"planted_{effect}", functools.partial(seen, effect))
-            result = gain_deviation(maps.gain(trial, movie), draws, null, rate=config.deviation.rate)
+        gains = maps.gains(trial, {f"planted_{effect}": functools.partial(seen, effect) for effect in found})
+        for effect, gain in zip(found, gains.values()):
+            result = gain_deviation(gain, draws, null, rate=config.deviation.rate)
             tested = np.isfinite(result.z)
             inside, outside = tested & (share > 0.5), tested & (share < 0.05)
             found[effect].append(
@@ -136,7 +139,11 @@ def measure(workdir: str, max_clips: int) -> dict:
             )
     bar.close()
     table = {effect: _row(rows, tested_only=effect != "none") for effect, rows in found.items()}
-    return {"effects": table, "simulated_null": {"found": simulated_found, "clips": len(clips) * samples}}
+    return {
+        "statistic": statistic,
+        "effects": table,
+        "simulated_null": {"found": simulated_found, "clips": len(clips) * samples},
+    }
 
 
 def _row(rows: list[dict], *, tested_only: bool) -> dict:
@@ -187,9 +194,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--max-clips", type=int, default=0, help="0: all")
+    parser.add_argument("--statistic", choices=list(STATISTICS), default=get_config().deviation.statistic)
     arguments = parser.parse_args()
     try:
-        result = measure(arguments.workdir, arguments.max_clips)
+        result = measure(arguments.workdir, arguments.max_clips, arguments.statistic)
     except NeuroreconError as error:
         raise SystemExit(f"error: {error}") from None
     for name, row in result["effects"].items():
@@ -200,11 +208,11 @@ def main() -> None:
         )
     simulated = result["simulated_null"]
     print(f"simulated responses: something found in {simulated['found']} of {simulated['clips']}")
-    folder = Path(arguments.workdir) / "deviation"
-    save_json(folder / "power.json", result)
-    with atomic_path(folder / "power.svg") as path:
+    stem = Path(arguments.workdir) / "deviation" / f"power_{arguments.statistic}"
+    save_json(stem.with_suffix(".json"), result)
+    with atomic_path(stem.with_suffix(".svg")) as path:
         figure(result["effects"]).savefig(path)
-    print(folder / "power.svg")
+    print(stem.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

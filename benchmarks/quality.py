@@ -15,6 +15,7 @@ The default size is reduced (18 x 32 pixels at 10 Hz, the full field of view), s
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "quasi_poisson": {"default_recipe.likelihood": "quasi_poisson"},
     "natural_prior": {"prior.spectrum": "natural"},
     "flat_prior": {"prior.spectrum": "flat"},
-    "decoder_prior": {"prior.mean": "linear_decoder"},
+    "linear_prior": {"prior.mean": "linear_decoder"},
+    "convolutional_prior": {"prior.mean": "convolutional_decoder"},
     "calibrated": {"calibration_clips": 4},
     "samples": {"posterior.samples": 8},
 }
@@ -104,6 +106,9 @@ def reconstructed(
     changed.controls = "shuffled_neurons,linear_decoder,ceiling" if name == "default" else ""
     if name != "default":
         changed.mask.files = str(folder / "default" / "masks")
+    trained, own = (folder / n / "controls" / "convolutional_decoder" for n in ("default", name))
+    if changed.prior.mean == "convolutional_decoder" and not own.exists():
+        shutil.copytree(trained, own)
     if first:
         reconstruct_recordings(changed, str(folder / name), films=False, kept=kept)
     if name == "default":

@@ -133,6 +133,8 @@ def _reconstructed(
         num_steps=config.num_steps or None,
         steps_per_call=config.steps_per_call,
         window_chunk=config.window_chunk or None,
+        memory_gib=config.memory_gib,
+        precision=config.precision,
         parallel=False,  # one stimulus after another: bounds memory
     )
     return result.movie

@@ -43,6 +43,7 @@ def run(job: Callable[[Any, str], None], description: str, *, config: str | None
             given = None if holder is None else _config_in(holder)
             if given is not None:
                 _divide_processor(given.cpu_devices)
+                _keep_compiled(given.compilation_cache)
             job(given, workdir.value)
         except NeuroreconError as error:
             _fail(error)
@@ -58,6 +59,23 @@ def _divide_processor(devices: int) -> None:
         raise NeuroreconError(f"--config.cpu_devices: expected 0 or more, found {devices}")
     if devices != 1:  # 1 is JAX's own choice, unless the environment says otherwise
         jax.config.update("jax_num_cpu_devices", devices or len(os.sched_getaffinity(0)))
+
+
+def _keep_compiled(folder: str) -> None:
+    """What JAX compiles is kept in the folder, and taken from there by later processes; nothing where it is empty."""
+    if not folder:
+        return
+    path = Path(folder).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NeuroreconError(
+            f"--config.compilation_cache: expected a folder that can be written, found {folder} ({error.strerror})"
+        ) from None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    # However quick to compile, however small: together they take long too.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _config_in(holder: flags.FlagHolder) -> ml_collections.ConfigDict:

@@ -7,9 +7,6 @@ ANIMAL/TRIAL.npz with `movie` for each reconstructed clip, and scores everything
 again, it goes on where it stopped.
 """
 
-import shutil
-import time
-from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -17,26 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.decoder_training import claimed, settings_of, trained_decoder
 from experiments.evaluate import evaluate, stored_clips, stored_config, table
-from experiments.inputs import fold_trials, recordings_of
+from experiments.inputs import recordings_of
 from neurorecon import runs
-from neurorecon.decoders import (
-    ConvolutionalDecoder,
-    DecoderSettings,
-    LinearStage,
-    fit_convolutional_decoder,
-    fit_linear_stage,
-    load_decoder,
-)
-from neurorecon.decoders.fitting import DecoderState
-from neurorecon.decoders.settings import check_decoder_settings
-from neurorecon.errors import NeuroreconError
 from neurorecon.files import save_npz
-from neurorecon.recordings import Recording
-from neurorecon.training.trainer import split_trials
-
-KEYS = ("convolutional_decoder", "seed")
-NAME = "convolutional_decoder"
 
 
 def decode_clips(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
@@ -49,112 +31,21 @@ def decode_clips(config: ml_collections.ConfigDict, workdir: str) -> dict[str, A
     Raises:
       NeuroreconError: no reconstruction is there, bad settings, or a training begun with others.
     """
-    settings = settings_of(config)
+    settings_of(config)
     stored = stored_config(workdir)
     clips = list(stored_clips(workdir, stored))
-    root = Path(workdir) / "controls" / NAME
-    cli.claim(root, config, NAME, KEYS)
+    root = claimed(config, workdir)
     for recording in recordings_of(stored):
         mine = [c for c in clips if c.animal == recording.name]
         left = [c for c in mine if not (root / c.animal / f"{c.trial}.npz").is_file()]
         if not left:
             continue
         mask = runs.load_arrays(mine[0].path)["mask"]
-        decoder = trained(config, stored, root, recording, mask, settings)
+        decoder = trained_decoder(config, stored, root, recording, mask)
         for clip in tqdm(left, desc=f"{recording.name}: decodes", unit="clip", mininterval=2.0):
             movie = np.clip(decoder.predict(recording.target(clip.trial).responses), 0.0, 255.0)
             save_npz(root / clip.animal / f"{clip.trial}.npz", movie=movie.astype(np.float32))
     return evaluate(workdir)
-
-
-def settings_of(config: ml_collections.ConfigDict) -> DecoderSettings:
-    """`config.convolutional_decoder`.
-
-    Raises:
-      NeuroreconError: a value out of its range.
-    """
-    settings = DecoderSettings(**config.convolutional_decoder.to_dict())
-    check_decoder_settings(settings)
-    return settings
-
-
-def trained(
-    config: ml_collections.ConfigDict,
-    stored: ml_collections.ConfigDict,
-    root: Path,
-    recording: Recording,
-    mask: np.ndarray,
-    settings: DecoderSettings,
-) -> ConvolutionalDecoder:
-    """The animal's decoder: from `root`/ANIMAL.npz, or trained on the trials that its encoders were trained on."""
-    path, progress = root / f"{recording.name}.npz", root / "progress" / recording.name
-    if path.is_file():
-        decoder = load_decoder(path)
-        if not np.array_equal(decoder.mask, mask):
-            raise NeuroreconError(f"{path}: trained for another mask; remove it and run the same command again")
-        return decoder
-    fit, validation = _trials(stored, recording)
-    shortest = min(t.num_frames for t in (*fit, *validation))
-    given: dict[str, Any] = {
-        "mask": mask,
-        "seed": config.seed,
-        "settings": settings,
-        "skip_frames": min(stored.skip_frames, shortest // 2),
-    }
-    trials = (
-        [t.responses for t in fit],
-        [t.stimulus for t in fit],
-        [t.responses for t in validation],
-        [t.stimulus for t in validation],
-    )
-    linear = progress / "linear.npz"
-    if linear.is_file():
-        stage = LinearStage.from_arrays(runs.load_arrays(linear))
-    else:
-        with tqdm(total=settings.folds + 1, desc=f"{recording.name}: linear part", unit="fit") as bar:
-            stage = fit_linear_stage(*trials, **given, on_fit=lambda done, _: bar.update(done - bar.n))
-        save_npz(linear, **stage.to_arrays())
-    checkpoints = runs.Checkpoints(progress / "checkpoints")
-    with tqdm(total=settings.num_steps, desc=f"{recording.name}: network", unit="step", mininterval=2.0) as bar:
-        saved = time.monotonic()
-
-        def restored(state: DecoderState) -> DecoderState:
-            found = checkpoints.restore(state)
-            bar.update(0 if found is None else int(found.step))
-            return state if found is None else found
-
-        def on_step(state: DecoderState, record: dict[str, Any]) -> None:
-            nonlocal saved
-            bar.update()
-            if "validation_correlation" in record:
-                bar.set_postfix_str(f"validation correlation {record['validation_correlation']:.3f}")
-            if time.monotonic() - saved > config.checkpoint_seconds and record["step"] < settings.num_steps:
-                checkpoints.save(record["step"], state)
-                saved = time.monotonic()
-
-        decoder = fit_convolutional_decoder(*trials, **given, stage=stage, restored=restored, on_step=on_step)
-    decoder.save(path)
-    shutil.rmtree(progress, ignore_errors=True)
-    print(
-        f"{recording.name}: movie correlation on validation trials {decoder.validation_correlation:.3f}, "
-        f"of the linear part {decoder.linear_correlation:.3f}"
-    )
-    return decoder
-
-
-def _trials(stored: ml_collections.ConfigDict, recording: Recording) -> tuple[list[Any], list[Any]]:
-    """Those that experiments.reconstruct fits its linear decoder and chooses by."""
-    fit, validation = split_trials(
-        recording, validation_tier=stored.validation_tier, num_validation=stored.training.validation_trials
-    )
-    unseen = set(fold_trials(recording, stored.fold)) if stored.fold >= 0 else set()
-    fit, validation = ([i for i in ids if i not in unseen] for ids in (fit, validation))
-    if not fit or not validation:
-        raise NeuroreconError(
-            f"{recording.name}: expected training and validation trials outside fold {stored.fold}, found {len(fit)} "
-            f"and {len(validation)}; raise --config.training.validation_trials"
-        )
-    return [recording.target(i) for i in fit], [recording.target(i) for i in validation]
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:

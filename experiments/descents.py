@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,12 @@ class Descent(NamedTuple):
         return self.kind in ("validation", "reconstruction")
 
 
+def movie_path(folder: Path, kind: str, animal: str, trial_id: str) -> Path:
+    """Where a work folder keeps the movie of a descent."""
+    root = {"validation": folder / "validation", "reconstruction": folder / "reconstructions"}
+    return root.get(kind, folder / "controls" / kind) / animal / f"{trial_id}.npz"
+
+
 def settings_of(config: ml_collections.ConfigDict, animal: Animal) -> dict[str, Any]:
     """What all descents of one animal in a run have in common: arguments of `reconstruct` and its like."""
     return {
@@ -46,6 +52,8 @@ def settings_of(config: ml_collections.ConfigDict, animal: Animal) -> dict[str, 
         "num_steps": config.num_steps or None,
         "steps_per_call": config.steps_per_call,
         "window_chunk": config.window_chunk or None,
+        "memory_gib": config.memory_gib,
+        "precision": config.precision,
         "shard": config.shard,
     }
 
@@ -128,6 +136,14 @@ def members_of(config: ml_collections.ConfigDict, ensemble: Ensemble) -> Ensembl
     return ensemble._replace(members=[ensemble.members[int(place)] for place in places])
 
 
+def arguments_of(config: ml_collections.ConfigDict, descent: Descent) -> dict[str, Any]:
+    """What a descent and its posterior samples have in common, but for responses, behaviour and baseline."""
+    return settings_of(config, descent.animal) | {
+        "recipe": descent.animal.recipe.replace(ablation=config.neurons.ablation),
+        "neurons": neurons_of(config, descent),
+    }
+
+
 @contextlib.contextmanager
 def resumable(store: Path, bar: tqdm, checkpoint_seconds: float) -> Iterator[dict[str, Any]]:
     """`progress` and `on_call` of a descent whose state is kept in `store` until the context ends well.
@@ -138,15 +154,39 @@ def resumable(store: Path, bar: tqdm, checkpoint_seconds: float) -> Iterator[dic
       checkpoint_seconds: between two writings.
     """
     progress = Progress.from_arrays(runs.load_arrays(store)) if store.is_file() else None
+    with kept_in(store, bar, checkpoint_seconds, progress) as resume:
+        yield resume
+
+
+@contextlib.contextmanager
+def kept_in(
+    store: Path,
+    bar: tqdm,
+    checkpoint_seconds: float,
+    progress: Progress | None,
+    *,
+    labels: Mapping[str, Any] | None = None,
+    clips: int = 1,
+    last_step: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """As `resumable`, for a descent that goes on from `progress`.
+
+    Args:
+      store, bar, checkpoint_seconds: as in `resumable`.
+      progress: where to go on; None: from the start.
+      labels: further arrays to keep in `store`, of names without a colon.
+      clips: that are descended together; the bar counts the steps of each.
+      last_step: the state after it is kept whenever it comes: what follows in the context takes long.
+    """
     saved, counted = time.monotonic(), 0 if progress is None else progress.step
-    bar.update(counted)
+    bar.update(counted * clips)
 
     def on_call(progress: Progress) -> None:
         nonlocal saved, counted
-        bar.update(progress.step - counted)
+        bar.update((progress.step - counted) * clips)
         counted = progress.step
-        if time.monotonic() - saved > checkpoint_seconds:
-            runs.save_arrays(store, progress.to_arrays())
+        if time.monotonic() - saved > checkpoint_seconds or counted == last_step:
+            runs.save_arrays(store, {**progress.to_arrays(), **(labels or {})})
             saved = time.monotonic()
 
     yield {"progress": progress, "on_call": on_call}

@@ -2,20 +2,21 @@
 
     python -m experiments.deviation --config experiments/configs/demo.py --workdir runs/demo
 
-WORKDIR is the folder of a finished reconstruction, whose settings are used. For each clip it also reconstructs, by the
-same recipe, the responses that the encoders predict for the true movie, and draws of these with noise; the same and the
-recorded responses of validation clips make the null distribution. See `neurorecon.evaluation.local_gain`.
+WORKDIR is the folder of a finished reconstruction, whose settings are used. By default the score of contrast is tested
+in response space (config.deviation.statistic="score"): would the recorded responses be likelier had the movie less
+contrast here? "reconstruction" compares the clip's reconstruction with that of the responses that the encoders predict.
+Draws of predicted responses with noise and the recorded responses of validation clips make the null distribution. See
+`neurorecon.evaluation.local_gain`, `neurorecon.reconstruction.contrast_score`.
 
 Adds to each WORKDIR/reconstructions/ANIMAL/TRIAL.npz: `deviation` (z, below 0 where contrast of the screen is missing,
 moved or reversed; NaN where nothing could be found), `deviation_found` (false discovery rate config.deviation.rate) and
-`deviation_detectable` (loss of gain that would be found). Writes WORKDIR/deviation.json; movies are kept under
+`deviation_detectable` (loss of gain that would be found). Writes WORKDIR/deviation.json; what takes long is kept under
 WORKDIR/deviation/, so that it goes on where it stopped. WORKDIR/report.html shows the map after experiments.report.
 
-Cost: config.deviation.samples + 1 descents for each clip, one more for each validation clip.
+Cost: one backward pass for each clip and draw; by reconstruction config.deviation.samples + 1 descents for each clip,
+one more for each validation clip.
 """
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,102 +25,14 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.descents import resumable, settings_of
+from experiments.deviation_maps import STATISTICS
 from experiments.evaluate import stored_clips, stored_config
 from experiments.inputs import Ensemble, ensemble_of, recordings_of
-from experiments.predicted_responses import fitted_noise, with_noise
-from experiments.preparation import Animal, prepare_animal
+from experiments.preparation import prepare_animal
 from neurorecon import runs
-from neurorecon.encoders import predict_ensemble
 from neurorecon.errors import NeuroreconError
-from neurorecon.evaluation.local_gain import (
-    GainNull,
-    GainScale,
-    LocalGain,
-    as_movie,
-    fit_gain_null,
-    gain_deviation,
-    local_gain,
-)
+from neurorecon.evaluation.local_gain import GainScale, as_movie, gain_deviation
 from neurorecon.files import save_json, save_npz
-from neurorecon.reconstruction import reconstruct
-from neurorecon.recordings import Trial
-
-LEAST_CLIPS = 3
-
-
-class Maps:
-    """One animal's movies for its maps, each made once and kept.
-
-    Args:
-      config: of the reconstruction, with `deviation` as asked now.
-      folder: of the reconstruction.
-      animal, ensemble: which.
-      on_movie: called after every movie.
-    """
-
-    def __init__(
-        self, config: ml_collections.ConfigDict, folder: Path, animal: Animal, ensemble: Ensemble, on_movie: Callable
-    ) -> None:
-        if len(animal.validation[: config.deviation.validation_clips]) < LEAST_CLIPS:
-            raise NeuroreconError(
-                f"--config.deviation.validation_clips: expected {LEAST_CLIPS} or more of {animal.name}, found "
-                f"{len(animal.validation[: config.deviation.validation_clips])}"
-            )
-        d = config.deviation
-        self.config, self.folder, self.animal, self.ensemble = config, folder, animal, ensemble
-        self.validation = animal.validation[: d.validation_clips]
-        self.scale = GainScale(d.window_seconds * animal.recording.frame_rate, d.window_pixels, d.detail_pixels)
-        self._on_movie, self._counted = on_movie, set[Path]()
-        self._noise = fitted_noise(animal, ensemble, animal.readout, config.skip_frames)
-
-    def predicted(self, trial: Trial) -> np.ndarray:
-        """(time, neuron) of the encoders for the true movie."""
-        return predict_ensemble(self.ensemble.members, trial.stimulus, trial.behaviour, readout=self.animal.readout)
-
-    def movie(self, trial: Trial, name: str, responses: Callable[[], np.ndarray]) -> np.ndarray:
-        """(time, height, width) that the run's recipe makes of `responses()`; kept under WORKDIR/deviation/."""
-        path = self.folder / "deviation" / self.animal.name / f"{trial.id}_{name}.npz"
-        if not path.is_file():
-            config, animal, given = self.config, self.animal, responses()
-            store = path.with_name(f"{path.stem}_progress.npz")
-            with tqdm(disable=True) as bar, resumable(store, bar, config.checkpoint_seconds) as resume:
-                made = reconstruct(
-                    self.ensemble.members,
-                    given,
-                    trial.behaviour,
-                    baseline=animal.baseline(given),
-                    **settings_of(config, animal),
-                    **resume,
-                )
-            save_npz(path, movie=made.movie)
-        if path not in self._counted:
-            self._counted.add(path)
-            self._on_movie()
-        return runs.load_arrays(path)["movie"]
-
-    def gain(self, trial: Trial, movie: np.ndarray) -> LocalGain:
-        """Of a movie of this trial, against what is expected of it."""
-        skip = min(self.config.skip_frames, trial.num_frames // 4)
-        expected = self.movie(trial, "expected", lambda: self.predicted(trial))
-        return local_gain(movie[skip:], expected[skip:], self.animal.mask, self.scale)
-
-    def draws(self, trial: Trial) -> list[LocalGain]:
-        """Of responses simulated for this trial."""
-
-        def drawn(place: int) -> np.ndarray:
-            seed = [self.config.seed, int(trial.id), place]
-            return with_noise(self._noise, self.predicted(trial), seed)
-
-        return [
-            self.gain(trial, self.movie(trial, f"draw{k}", functools.partial(drawn, k)))
-            for k in range(self.config.deviation.samples)
-        ]
-
-    def null(self) -> GainNull:
-        """From validation clips."""
-        gains = [self.gain(t, self.movie(t, "recorded", functools.partial(_recorded, t))) for t in self.validation]
-        return fit_gain_null(gains, [self.draws(t) for t in self.validation])
 
 
 def deviation(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
@@ -131,26 +44,31 @@ def deviation(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]
     config, ensemble = asked(config, workdir)
     folder, clips = Path(workdir), list(stored_clips(workdir, config))
     rows: list[dict[str, Any]] = []
-    count = config.deviation.samples + 1
-    bar = tqdm(desc="deviation", unit="movie", mininterval=2.0)
+    make, samples = STATISTICS[config.deviation.statistic], config.deviation.samples
+    bar = tqdm(desc="deviation", unit="response", mininterval=2.0)
     for index, recording in enumerate(recordings_of(config)):
         own = [clip for clip in clips if clip.animal == recording.name]
         animal = prepare_animal(config, folder, recording, ensemble, index, linear=False)
-        maps = Maps(config, folder, animal, ensemble, bar.update)
-        bar.total = (bar.total or 0) + len(own) * count + len(maps.validation) * (count + 1)
+        maps = make(config, folder, animal, ensemble, bar.update)
+        bar.total = (bar.total or 0) + len(own) * (samples + make.per_clip) + len(maps.validation) * (samples + 2)
         bar.refresh()
         null = maps.null()
         for clip in own:
             trial, stored = recording.target(clip.trial), runs.load_arrays(clip.path)
-            found = gain_deviation(
-                maps.gain(trial, stored["movie"]), maps.draws(trial), null, rate=config.deviation.rate
-            )
+            gain, draws = maps.clip(trial, stored["movie"]), maps.draws(trial)
+            found = gain_deviation(gain, draws, null, rate=config.deviation.rate)
             rows.append({"animal": clip.animal, "trial": clip.trial} | _summary(found, recording.frame_rate))
-            skip = min(config.skip_frames, trial.num_frames // 4)
-            save_npz(clip.path, **stored | _arrays(found, stored["movie"].shape, animal.mask, maps.scale, skip))
+            shape, skip = stored["movie"].shape, maps.skipped(trial)
+            save_npz(clip.path, **stored | _arrays(found, shape, animal.mask, maps.scale, skip))
             (folder / "movies" / f"{clip.animal}_{clip.trial}.tiff").unlink(missing_ok=True)  # its film is made anew
     bar.close()
-    summary = {"rate": config.deviation.rate, "clips": rows, "config": config.to_dict(), "versions": runs.versions()}
+    summary = {
+        "statistic": config.deviation.statistic,
+        "rate": config.deviation.rate,
+        "clips": rows,
+        "config": config.to_dict(),
+        "versions": runs.versions(),
+    }
     save_json(folder / "deviation.json", summary)
     for row in rows:
         print(f"{row['animal']}, trial {row['trial']}: {row['finding']}")
@@ -167,7 +85,15 @@ def asked(config: ml_collections.ConfigDict, workdir: str) -> tuple[ml_collectio
     stored.deviation = config.deviation
     d = stored.deviation
     if d.samples < 1 or not 0 < d.rate < 1 or min(d.window_seconds, d.window_pixels, d.detail_pixels) <= 0:
-        raise NeuroreconError(f"--config.deviation: expected samples, a rate in (0, 1) and sizes above 0, found {d}")
+        raise NeuroreconError(
+            "--config.deviation: expected samples, a rate in (0, 1) and sizes above 0, found "
+            f"{', '.join(f'{name} {value}' for name, value in d.items())}"
+        )
+    if d.statistic not in STATISTICS or not d.shared_gain_seconds >= 0:
+        raise NeuroreconError(
+            f"--config.deviation: expected statistic {' or '.join(STATISTICS)} and shared_gain_seconds of 0 or more, "
+            f"found {d.statistic!r} and {d.shared_gain_seconds}"
+        )
     plain = (
         stored.responses == "recorded"
         and stored.neurons.share >= 1
@@ -183,10 +109,6 @@ def asked(config: ml_collections.ConfigDict, workdir: str) -> tuple[ml_collectio
         )
     stored.encoders = stored.encoders or workdir
     return stored, ensemble_of(cli.listed(stored.encoders))
-
-
-def _recorded(trial: Trial) -> np.ndarray:
-    return trial.responses
 
 
 def _arrays(

@@ -27,7 +27,7 @@ from neurorecon.evaluation.bootstrap import summarise
 from neurorecon.evaluation.decodable import smoothed_correlation, smoothed_movie
 from neurorecon.files import read_json, save_json
 
-ORDER = ("grey", "shuffled_neurons", "linear_decoder", "convolutional_decoder", "ceiling")
+ORDER = ("grey", "prior_alone", "shuffled_neurons", "linear_decoder", "convolutional_decoder", "ceiling")
 ADDED = ("convolutional_decoder",)  # by an entry point of its own, after the reconstruction
 SEED = 0  # of the bootstrap: the same scores give the same intervals
 

@@ -12,15 +12,18 @@ import jax
 import ml_collections
 import numpy as np
 
+from experiments.decoder_training import claimed, trained_decoder
 from experiments.inputs import Ensemble, ensemble_of, fold_trials
+from experiments.spectra import prior_of
 from neurorecon import runs
+from neurorecon.decoders import ConvolutionalDecoder
 from neurorecon.encoders import predict_ensemble
 from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import decodable_mask, fit_linear_decoder, neuron_correlations
 from neurorecon.evaluation.linear_decoder import LinearDecoder
 from neurorecon.files import save_npz
-from neurorecon.reconstruction import Recipe, default_recipe, losses, masks, priors, published_recipe
+from neurorecon.reconstruction import Recipe, default_recipe, losses, masks, prior_alone, published_recipe
 from neurorecon.reconstruction.calibration import Calibration, fit_calibration
 from neurorecon.reconstruction.likelihoods import fit_likelihood
 from neurorecon.reconstruction.noise import ResponseNoise, fit_noise
@@ -41,14 +44,15 @@ class Animal:
       mask: (height, width) bool, where movies are scored.
       update_mask: where the responses may move pixels; None for everywhere.
       decoder: the linear decoder, fitted; None where nothing needs it.
-      from_decoder: the prior's mean is the linear decoder's movie of the clip.
+      prior_decoder: whose movie of a clip is the prior's mean; None: that is one grey level.
       validation: trials that neither encoders nor decoder were fitted to.
       calibration_clips: so many of them calibrate the movies; 0 for none.
       noise: what the encoders leave unexplained of validation trials, where posterior samples are drawn; else None.
       reliability: gives (neuron,) the correlation of predicted and recorded responses of validation trials.
       alpha: (height, width) of the screen or canvas, from which the masks come.
       training_movies: on which the prior is measured.
-      grey: the prior's mean, a grey value.
+      grey: the prior's mean, a grey value; 0 where a decoder's movie is.
+      level: mean grey value of the training movies.
     """
 
     name: str
@@ -58,7 +62,7 @@ class Animal:
     mask: np.ndarray
     update_mask: np.ndarray | None
     decoder: LinearDecoder | None
-    from_decoder: bool
+    prior_decoder: LinearDecoder | ConvolutionalDecoder | None
     validation: list[Trial]
     calibration_clips: int
     noise: ResponseNoise | None
@@ -66,12 +70,13 @@ class Animal:
     alpha: np.ndarray
     training_movies: list[np.ndarray]
     grey: float
+    level: float
 
     def decoded(self, responses: np.ndarray) -> np.ndarray:
         """The linear decoder's movie of responses (time, neuron), grey values 0..255."""
         if self.decoder is None:
             raise NeuroreconError(f"{self.name}: the linear decoder was not fitted")
-        return np.clip(self.decoder.predict(responses), 0.0, 255.0).astype(np.float32)
+        return _shown(self.decoder, responses)
 
     def calibration(self, movies: list[np.ndarray]) -> Calibration | None:
         """From the reconstructions of the first `calibration_clips` validation trials; None where there are none."""
@@ -82,9 +87,31 @@ class Animal:
         mean = float(np.mean([t.stimulus.mean() for t in trials]))
         return fit_calibration([t.stimulus for t in trials], estimates, mean=mean, mask=self.mask)
 
-    def baseline(self, responses: np.ndarray) -> np.ndarray | None:
-        """The prior's mean for responses (time, neuron); None where the recipe has its own."""
-        return self.decoded(responses) if self.from_decoder else None
+    def baseline(self, responses: np.ndarray, neurons: np.ndarray | None = None) -> np.ndarray | None:
+        """The prior's mean for responses (time, neuron); None where the recipe has its own.
+
+        Args:
+          responses: of one clip.
+          neurons: (neuron,) bool, those in use: the decoder must not see what the descent doesn't. None: all.
+        """
+        if self.prior_decoder is None:
+            return None
+        if neurons is not None:
+            responses = np.where(neurons, responses, self.prior_decoder.uninformative)
+        return _shown(self.prior_decoder, responses)
+
+    def draw_from_prior(self, folder: Path, trial_ids: list[str], *, seed: int) -> None:
+        """Writes movies of the prior alone under `folder`/controls/prior_alone/: what no response shows."""
+        for trial_id in trial_ids:
+            path = folder / "controls" / "prior_alone" / self.name / f"{trial_id}.npz"
+            if not path.is_file():
+                movie = prior_alone(
+                    self.recipe,
+                    (self.recording.num_frames(trial_id), *self.recording.frame_shape),
+                    key=jax.random.fold_in(jax.random.key(seed), crc32(f"{self.name}/{trial_id}".encode())),
+                    baseline=0.0 if self.prior_decoder is None else self.level,
+                )
+                save_npz(path, movie=movie)
 
     def decode(self, folder: Path, trial_ids: list[str]) -> None:
         """Writes the linear decoder's movies under `folder`/controls/linear_decoder/."""
@@ -97,13 +124,18 @@ class Animal:
                 save_npz(path, movie=movie, penalty=self.decoder.penalty)
 
 
+def _shown(decoder: LinearDecoder | ConvolutionalDecoder, responses: np.ndarray) -> np.ndarray:
+    return np.clip(decoder.predict(responses), 0.0, 255.0).astype(np.float32)
+
+
 class Kept:
     """Encoders and prepared animals of one process, for runs that differ in what their descents are given alone."""
 
     # Of the config, what no preparation looks at.
     INDIFFERENT = frozenset({
         "neurons", "behaviour", "responses", "controls", "trials", "tier", "fold_clips", "max_clips", "num_steps",
-        "steps_per_call", "window_chunk", "shard", "cpu_devices", "save_movies", "variants", "checkpoint_seconds",
+        "steps_per_call", "window_chunk", "memory_gib", "precision", "shard", "cpu_devices", "clips_at_once",
+        "length_bucket", "job", "compilation_cache", "save_movies", "variants", "checkpoint_seconds",
     })  # fmt: skip
 
     def __init__(self) -> None:
@@ -193,9 +225,9 @@ def prepare_animal(
     screen_alpha = crop_from_canvas(alpha, recording.frame_shape)
     mask = screen_alpha >= (1.0 if config.mask.kind == "alpha" else config.mask.threshold)
     decoder = None
-    from_decoder = config.recipe == "default" and config.prior.mean == "linear_decoder"
+    from_linear = config.recipe == "default" and config.prior.mean == "linear_decoder"
     calibrating = min(config.calibration_clips, len(validation)) if config.recipe == "default" else 0
-    if linear or from_decoder or calibrating or config.decodable_fraction > 0:
+    if linear or from_linear or calibrating or config.decodable_fraction > 0:
         root = config.linear_decoder.square_root and min(float(t.responses.min()) for t in fit) >= 0
         print(f"{recording.name}: fits the linear decoder{' to square roots of the responses' if root else ''}")
         decoder = fit_linear_decoder(
@@ -218,10 +250,13 @@ def prepare_animal(
     if config.mask.kind != "none" and (config.mask.restrict or config.recipe == "published"):
         update = alpha >= config.mask.update_threshold
     movies = [t.stimulus for t in fit]
-    mean = float(np.mean([m.mean() for m in movies]))
-    if from_decoder and decoder is not None:
+    mean = level = float(np.mean([m.mean() for m in movies]))
+    prior_decoder: LinearDecoder | ConvolutionalDecoder | None = decoder if from_linear else None
+    if config.recipe == "default" and config.prior.mean == "convolutional_decoder":
+        prior_decoder = trained_decoder(config, config, claimed(config, folder), recording, mask)
+    if prior_decoder is not None:
         # What the decoder leaves to be explained, seen on trials that it was not fitted to.
-        movies = [t.stimulus - np.clip(decoder.predict(t.responses), 0.0, 255.0) for t in validation]
+        movies = [t.stimulus - _shown(prior_decoder, t.responses) for t in validation]
         mean = 0.0
     prior = prior_of(config, movies, mean)
     predicted = functools.cache(
@@ -246,7 +281,7 @@ def prepare_animal(
         mask=mask,
         update_mask=update,
         decoder=decoder,
-        from_decoder=from_decoder,
+        prior_decoder=prior_decoder,
         validation=validation,
         calibration_clips=calibrating,
         noise=measured() if config.posterior.samples else None,
@@ -256,6 +291,7 @@ def prepare_animal(
         alpha=alpha,
         training_movies=movies,
         grey=mean,
+        level=level,
     )
 
 
@@ -355,43 +391,3 @@ def _noise(ensemble: Ensemble, trials: list[Trial], predictions: list[np.ndarray
     """What the ensemble leaves unexplained of trials that it was not fitted to."""
     step = frame_step_of(ensemble)
     return fit_noise([p[skip:] for p in predictions], [t.responses[skip:] for t in trials], frame_step=step)
-
-
-def prior_of(config: ml_collections.ConfigDict, movies: list[np.ndarray], mean: float) -> dict[str, Any]:
-    """`power` and `prior_mean` for `default_recipe`, as `config.prior` says.
-
-    Args:
-      config: of the run.
-      movies: whose deviations from `mean` the prior describes, from training or validation trials.
-      mean: grey value.
-
-    Raises:
-      NeuroreconError: no such spectrum or mean.
-    """
-    if config.prior.mean not in ("training", "linear_decoder"):
-        raise NeuroreconError(f"--config.prior.mean: expected training or linear_decoder, found {config.prior.mean!r}")
-    return {"power": spectrum_of(config.prior.spectrum, movies, mean, config.prior.std), "prior_mean": mean}
-
-
-def spectrum_of(
-    name: str, movies: list[np.ndarray], mean: float, std: float
-) -> Callable[[tuple[int, int, int]], np.ndarray]:
-    """`power` for `default_recipe`.
-
-    Args:
-      name: one of measured, natural, flat.
-      movies, mean: as in `prior_of`, of "measured".
-      std: grey values, of the others.
-
-    Raises:
-      NeuroreconError: no such spectrum.
-    """
-    # Every step asks for its spectrum while it is traced: measure once for each length.
-    if name == "measured":
-        deviations = [movie - mean + 127.5 for movie in movies]  # `measured_power` looks at deviations from grey
-        return functools.cache(lambda shape: priors.measured_power(deviations, shape))
-    if name == "natural":
-        return functools.cache(lambda shape: priors.natural_power(shape, std=std))
-    if name == "flat":
-        return functools.cache(lambda shape: priors.flat_power(shape, std=std))
-    raise NeuroreconError(f"--config.prior.spectrum: expected measured, natural or flat, found {name!r}")

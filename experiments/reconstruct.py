@@ -5,32 +5,39 @@
 
 Trains encoders first where none are given. Writes, for each clip, WORKDIR/reconstructions/ANIMAL/TRIAL.npz and
 WORKDIR/movies/ANIMAL_TRIAL.mp4, the controls' movies under WORKDIR/controls/, then metrics.json and report.html. Called
-again, it goes on where it stopped.
+again, it goes on where it stopped. Several processes share the movies with --config.job=K/N each; the same command
+without it then scores them.
 """
 
+import contextlib
 import dataclasses
+import functools
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.descents import Descent, behaviour_of, members_of, neurons_of, responses_of, resumable, settings_of
+from experiments.descent_groups import clips_at_once, descended, groups_of
+from experiments.descents import Descent, arguments_of, behaviour_of, members_of, movie_path, neurons_of, resumable
 from experiments.evaluate import evaluate
 from experiments.inputs import Ensemble, ensemble_of, fold_clips, located, recordings_of
+from experiments.job_arrays import Job, first_alone, job_of, told
 from experiments.preparation import Animal, Kept, given_alpha, prepare_animal
 from experiments.report import report
+from experiments.spectra import PRIOR_MEANS
 from experiments.train import train_encoders
 from neurorecon import runs
 from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import fit_spread_scale
 from neurorecon.files import save_npz
-from neurorecon.reconstruction import Posterior, Reconstruction, reconstruct, sample_posterior
+from neurorecon.reconstruction import Posterior, Reconstruction, sample_posterior
 from neurorecon.reconstruction.calibration import Calibration
 from neurorecon.reconstruction.likelihoods import LIKELIHOODS
 
@@ -38,20 +45,36 @@ from neurorecon.reconstruction.likelihoods import LIKELIHOODS
 KEYS = (
     "recordings", "encoders", "seed", "recipe", "num_steps", "default_recipe", "published_recipe", "prior", "mask",
     "validation_tier", "linear_decoder", "decodable_fraction", "calibration_clips", "fold", "responses", "neurons",
-    "save_movies", "posterior", "members", "behaviour",
+    "save_movies", "posterior", "members", "behaviour", "precision",
 )  # fmt: skip
-CONTROLS = ("grey", "shuffled_neurons", "linear_decoder", "ceiling")
+CONTROLS = ("grey", "prior_alone", "shuffled_neurons", "linear_decoder", "ceiling")
 CHOICES = {
     "recipe": ("default", "published"),
     "mask.kind": ("sensitivity", "alpha", "none"),
     "responses": ("recorded", "predicted"),
     "neurons.ablation": ("exclude", "zero_target"),
     "neurons.order": ("random", "most_reliable", "least_reliable"),
-    "shard": ("", "models", "windows", "auto"),
+    "shard": ("", "clips", "models", "windows", "auto"),
+    "precision": ("float32", "bfloat16"),
     "behaviour.given": ("recorded", "shuffled", "mean"),
+    "prior.mean": PRIOR_MEANS,
     "prior.spectrum": ("measured", "natural", "flat"),
     "default_recipe.likelihood": LIKELIHOODS,
 }
+
+
+class _Prepared(NamedTuple):
+    """Everything that a run needs before its first descent."""
+
+    config: ml_collections.ConfigDict
+    folder: Path
+    ensemble: Ensemble
+    animals: list[Animal]
+    chosen: list[list[str]]  # clips of each
+    controls: list[str]
+
+    def descents(self) -> list[Descent]:
+        return list(_descents(self.config, self.folder, self.animals, self.chosen, self.controls, self.ensemble))
 
 
 def reconstruct_recordings(
@@ -68,6 +91,47 @@ def reconstruct_recordings(
     Raises:
       NeuroreconError: bad config, recordings or encoders, or a descent that is not finite.
     """
+    if config.job:
+        raise NeuroreconError(
+            "--config.job: expected '' here, since experiments.reconstruct alone shares its movies among jobs, found "
+            f"{config.job!r}"
+        )
+    prepared = _prepared(config, workdir, kept, None)
+    _run(prepared.config, prepared.folder, prepared.ensemble, prepared.descents(), None)
+    for job in (prepared.folder / "progress").glob("*-of-*"):
+        shutil.rmtree(job, ignore_errors=True)  # of jobs that were killed, whose movies were made here
+    for animal, ids in zip(prepared.animals, prepared.chosen):
+        if "linear_decoder" in prepared.controls:
+            animal.decode(prepared.folder, ids)
+        if "prior_alone" in prepared.controls:
+            animal.draw_from_prior(prepared.folder, ids, seed=prepared.config.seed)
+    metrics = evaluate(workdir)
+    if films:
+        report(workdir)
+    return metrics
+
+
+def reconstruct_share(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """What `config.job` makes of the movies of a work folder; scores, page and linear decoder's movies are left out.
+
+    Raises:
+      NeuroreconError: as `reconstruct_recordings`, or no such job, or no trained encoders.
+    """
+    job = job_of(config)
+    assert job is not None
+    if not (config.encoders or config.weights) and not (Path(workdir) / "encoders" / "animals.json").is_file():
+        raise NeuroreconError(
+            "--config.job: expected trained encoders (--config.encoders), since jobs don't share a training, found "
+            "none; train them first"
+        )
+    prepared = _prepared(config, workdir, None, job)
+    descents = prepared.descents()
+    _run(prepared.config, prepared.folder, prepared.ensemble, job.share(descents), job)
+    print(f"job {config.job}: done; {told(descents)}")
+
+
+def _prepared(config: ml_collections.ConfigDict, workdir: str, kept: Kept | None, job: Job | None) -> _Prepared:
+    """Checks the config, claims the work folder and prepares every animal; jobs leave the control's decoder out."""
     controls = cli.listed(config.controls)
     for control in controls:
         if control not in CONTROLS:
@@ -86,19 +150,16 @@ def reconstruct_recordings(
     if "ceiling" in controls and len(ensemble.members) < 2:
         print("ceiling: left out, it takes two encoders (config.num_models)")
         controls.remove("ceiling")
-    animals = [
-        prepare_animal(config, folder, recording, ensemble, index, linear="linear_decoder" in controls, kept=kept)
-        for index, recording in enumerate(recordings)
-    ]
-    descents = list(_descents(config, folder, animals, chosen, controls, ensemble))
-    _run(config, folder, ensemble, descents)
-    if "linear_decoder" in controls:
-        for animal, ids in zip(animals, chosen):
-            animal.decode(folder, ids)
-    metrics = evaluate(workdir)
-    if films:
-        report(workdir)
-    return metrics
+    if "prior_alone" in controls and config.recipe == "published":
+        print("prior_alone: left out, the published recipe has no prior")
+        controls.remove("prior_alone")
+    linear = job is None and "linear_decoder" in controls
+    with first_alone(config, folder, [r.name for r in recordings]) if job else contextlib.nullcontext():
+        animals = [
+            prepare_animal(config, folder, recording, ensemble, index, linear=linear, kept=kept)
+            for index, recording in enumerate(recordings)
+        ]
+    return _Prepared(config, folder, ensemble, animals, chosen, controls)
 
 
 def _check_choices(config: ml_collections.ConfigDict) -> None:
@@ -109,6 +170,9 @@ def _check_choices(config: ml_collections.ConfigDict) -> None:
             found = found[part]
         if found not in choices:
             raise NeuroreconError(f"--config.{key}: expected one of {', '.join(choices)}, found {found!r}")
+    clips_at_once(config)
+    if config.length_bucket < 0:
+        raise NeuroreconError(f"--config.length_bucket: expected 0 frames or more, found {config.length_bucket}")
     samples, clips = config.posterior.samples, config.posterior.validation_clips
     if samples < 0 or samples % 2 or clips < 0:
         raise NeuroreconError(
@@ -159,65 +223,95 @@ def _descents(
     # First, since the others are calibrated by them.
     for animal in animals:
         for trial in animal.validation[: max(animal.calibration_clips, _spread_clips(config))]:
-            path = folder / "validation" / animal.name / f"{trial.id}.npz"
+            path = movie_path(folder, "validation", animal.name, trial.id)
             yield Descent("validation", animal, trial.id, path, len(ensemble.members))
     kinds = ["reconstruction", *(c for c in controls if c in ("shuffled_neurons", "ceiling"))]
     for kind in kinds:
-        root = folder / "reconstructions" if kind == "reconstruction" else folder / "controls" / kind
         # The ceiling's responses come from the last member, so the others do the inverting.
         members = len(ensemble.members) - (kind == "ceiling")
         for animal, ids in zip(animals, chosen):
             for trial_id in ids:
-                yield Descent(kind, animal, trial_id, root / animal.name / f"{trial_id}.npz", members)
+                yield Descent(kind, animal, trial_id, movie_path(folder, kind, animal.name, trial_id), members)
 
 
-def _run(config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, descents: list[Descent]) -> None:
+def _run(
+    config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, descents: list[Descent], job: Job | None
+) -> None:
+    """Makes the movies that are not there yet; a job has a log and states of its own."""
     left = [d for d in descents if not d.path.is_file()]
     if len(left) < len(descents):
         print(f"{len(descents) - len(left)} of {len(descents)} movies are there")
     steps = config.num_steps or (left[0].animal.recipe.num_steps if left else 0)
-    log = runs.MetricsLog(folder / "reconstruction.jsonl")
-    calibrations: dict[str, Calibration | None] = {}
-    scales: dict[str, float] = {}
+    states = folder / "progress" / job.name if job else folder / "progress"
+    log = runs.MetricsLog(folder / f"reconstruction{f'-{job.name}' if job else ''}.jsonl")
     sampled = sum(d.has_spread for d in left) if config.posterior.samples else 0
+    done = 0
     with tqdm(total=steps * (len(left) + sampled), desc="reconstruct", unit="step", mininterval=2.0) as bar:
-        for number, descent in enumerate(left):
-            bar.set_postfix_str(
-                f"{descent.kind} {descent.animal.name}/{descent.trial_id}, movie {number + 1} of {len(left)}"
-            )
+        correct = _Correction(config, folder, states, ensemble, bar)
+        for group in groups_of(config, folder, states, descents):
+            first, together = group.descents[0], len(group.descents)
+            which = f"movie {done + 1}" if together == 1 else f"movies {done + 1} to {done + together}"
+            bar.set_postfix_str(f"{first.kind} {first.animal.name}/{first.trial_id}, {which} of {len(left)}")
             started = time.monotonic()
-            responses = responses_of(config, ensemble, descent)
-            result = _descend(config, folder, ensemble, descent, responses, bar)
-            movie = result.movie
-            spread: dict[str, Any] = {}
-            if config.posterior.samples and descent.has_spread:
-                posterior = _sample(config, folder, ensemble, descent, responses, movie, bar)
-                if descent.kind == "reconstruction" and descent.animal.name not in scales:
-                    scales[descent.animal.name] = _spread_scale(config, folder, descent.animal)
-                scale = scales[descent.animal.name] if descent.kind == "reconstruction" else 1.0
-                spread = {"movie_std": np.float32(scale) * posterior.std, "spread_scale": scale}
-                result = dataclasses.replace(result, encoder_windows=result.encoder_windows + posterior.encoder_windows)
-            if descent.kind != "validation":
-                if descent.animal.name not in calibrations:
-                    calibrations[descent.animal.name] = _calibration(folder, descent.animal)
-                calibration = calibrations[descent.animal.name]
-                if calibration is not None:
-                    movie = calibration.apply(movie, descent.animal.decoded(responses))
-            seconds = time.monotonic() - started
-            _save(descent, movie, result, seconds, spread, all_movies=config.save_movies)
-            log.write(
-                {
-                    "kind": descent.kind,
-                    "animal": descent.animal.name,
-                    "trial": descent.trial_id,
-                    "loss": [float(x) for x in result.trace["loss"][[0, -1]]],
-                    "seconds": seconds,
-                }
-            )
+            # Sampling takes longer than descending: the end is kept, or a kill would cost the descent of all.
+            last_step = steps if correct.samples(first) else None
+            with descended(config, folder, states, ensemble, group, bar, last_step=last_step) as found:
+                shared = (time.monotonic() - started) / together  # each clip's part of the time of all
+                for descent, (responses, result) in zip(group.descents, found):
+                    started = time.monotonic()
+                    movie, result, spread = correct(descent, responses, result)
+                    cost = {"seconds": shared + time.monotonic() - started, "clips_together": together}
+                    _save(descent, movie, result, cost, spread, all_movies=config.save_movies)
+                    log.write(
+                        {
+                            "kind": descent.kind,
+                            "animal": descent.animal.name,
+                            "trial": descent.trial_id,
+                            "loss": [float(x) for x in result.trace["loss"][[0, -1]]],
+                            **cost,
+                        }
+                    )
+            done += together
+    if job and states.is_dir() and not any(states.iterdir()):
+        states.rmdir()
+
+
+class _Correction:
+    """What follows the descent of a clip: samples of its posterior, and calibration by the validation clips."""
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, folder: Path, states: Path, ensemble: Ensemble, bar: tqdm
+    ) -> None:
+        self._config, self._states, self._ensemble, self._bar = config, states, ensemble, bar
+        # Once for each animal, after its validation clips.
+        self._scale = functools.cache(lambda name: _spread_scale(config, folder, self._animals[name]))
+        self._calibration = functools.cache(lambda name: _calibration(folder, self._animals[name]))
+        self._animals: dict[str, Animal] = {}
+
+    def samples(self, descent: Descent) -> bool:
+        return self._config.posterior.samples > 0 and descent.has_spread
+
+    def __call__(
+        self, descent: Descent, responses: np.ndarray, result: Reconstruction
+    ) -> tuple[np.ndarray, Reconstruction, dict[str, Any]]:
+        """The movie, the reconstruction with the cost of the samples, and what tells the movie's spread."""
+        movie, name = result.movie, descent.animal.name
+        self._animals[name] = descent.animal
+        spread: dict[str, Any] = {}
+        if self.samples(descent):
+            posterior = _sample(self._config, self._states, self._ensemble, descent, responses, movie, self._bar)
+            scale = self._scale(name) if descent.kind == "reconstruction" else 1.0
+            spread = {"movie_std": np.float32(scale) * posterior.std, "spread_scale": scale}
+            result = dataclasses.replace(result, encoder_windows=result.encoder_windows + posterior.encoder_windows)
+        if descent.kind != "validation":
+            calibration: Calibration | None = self._calibration(name)
+            if calibration is not None:
+                movie = calibration.apply(movie, descent.animal.decoded(responses))
+        return movie, result, spread
 
 
 def _calibration(folder: Path, animal: Animal) -> Calibration | None:
-    paths = [folder / "validation" / animal.name / f"{t.id}.npz" for t in animal.validation]
+    paths = [movie_path(folder, "validation", animal.name, t.id) for t in animal.validation]
     return animal.calibration([runs.load_arrays(path)["movie"] for path in paths[: animal.calibration_clips]])
 
 
@@ -230,7 +324,7 @@ def _spread_scale(config: ml_collections.ConfigDict, folder: Path, animal: Anima
     trials = animal.validation[: _spread_clips(config)]
     if not trials:
         return 1.0
-    stored = [runs.load_arrays(folder / "validation" / animal.name / f"{t.id}.npz") for t in trials]
+    stored = [runs.load_arrays(movie_path(folder, "validation", animal.name, t.id)) for t in trials]
     return fit_spread_scale(
         [t.stimulus[config.skip_frames :] for t in trials],
         [arrays["movie"][config.skip_frames :] for arrays in stored],
@@ -239,41 +333,9 @@ def _spread_scale(config: ml_collections.ConfigDict, folder: Path, animal: Anima
     )
 
 
-def _arguments(config: ml_collections.ConfigDict, descent: Descent, responses: np.ndarray) -> dict[str, Any]:
-    """What a descent and its posterior samples have in common."""
-    animal = descent.animal
-    return settings_of(config, animal) | {
-        "recipe": animal.recipe.replace(ablation=config.neurons.ablation),
-        "neurons": neurons_of(config, descent),
-        "baseline": animal.baseline(responses),
-    }
-
-
-def _progress(folder: Path, name: str, descent: Descent) -> Path:
-    return folder / "progress" / f"{name}-{descent.animal.name}-{descent.trial_id}.npz"
-
-
-def _descend(
-    config: ml_collections.ConfigDict,
-    folder: Path,
-    ensemble: Ensemble,
-    descent: Descent,
-    responses: np.ndarray,
-    bar: tqdm,
-) -> Reconstruction:
-    with resumable(_progress(folder, descent.kind, descent), bar, config.checkpoint_seconds) as resume:
-        return reconstruct(
-            ensemble.members[: descent.num_models],
-            responses,
-            behaviour_of(config, descent),
-            **_arguments(config, descent, responses),
-            **resume,
-        )
-
-
 def _sample(
     config: ml_collections.ConfigDict,
-    folder: Path,
+    states: Path,
     ensemble: Ensemble,
     descent: Descent,
     responses: np.ndarray,
@@ -282,7 +344,8 @@ def _sample(
 ) -> Posterior:
     animal = descent.animal
     assert animal.noise is not None
-    with resumable(_progress(folder, f"posterior-{descent.kind}", descent), bar, config.checkpoint_seconds) as resume:
+    store = states / f"posterior-{descent.kind}-{animal.name}-{descent.trial_id}.npz"
+    with resumable(store, bar, config.checkpoint_seconds) as resume:
         return sample_posterior(
             ensemble.members[: descent.num_models],
             responses,
@@ -290,7 +353,8 @@ def _sample(
             noise=animal.noise,
             num_samples=config.posterior.samples,
             movie=movie,
-            **_arguments(config, descent, responses),
+            baseline=animal.baseline(responses, neurons_of(config, descent)),
+            **arguments_of(config, descent),
             **resume,
         )
 
@@ -299,7 +363,7 @@ def _save(
     descent: Descent,
     movie: np.ndarray,
     result: Reconstruction,
-    seconds: float,
+    cost: dict[str, Any],
     spread: dict[str, Any],
     *,
     all_movies: bool,
@@ -310,7 +374,7 @@ def _save(
         "animal": descent.animal.name,
         "trial": descent.trial_id,
         "encoder_windows": result.encoder_windows,
-        "seconds": seconds,
+        **cost,
     }
     if all_movies:
         arrays["movies"] = crop_from_canvas(result.movies, movie.shape[1:])
@@ -319,7 +383,10 @@ def _save(
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-    reconstruct_recordings(config, workdir)
+    if config.job:
+        reconstruct_share(config, workdir)
+    else:
+        reconstruct_recordings(config, workdir)
 
 
 if __name__ == "__main__":

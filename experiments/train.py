@@ -192,7 +192,9 @@ def _fields(config: ml_collections.ConfigDict, prepared: Sequence[Any]) -> dict[
     fields: dict[str, Any] = {"num_neurons": tuple(r.num_neurons for r in prepared)}
     if config.encoder == "dwiseneuro":
         if config.dwiseneuro.readout_kind == "gaussian":
-            return fields | {"canvas": shape, "screen": shape}
+            # Behaviour in raw units would saturate the readout's part for it.
+            at_readout = config.dwiseneuro.behaviour_at == "readout"
+            return fields | {"canvas": shape, "screen": shape} | (stimulus_statistics(prepared) if at_readout else {})
         side = max(64, *shape)
         return fields | {"canvas": (side, side), "screen": shape}
     return fields | {"canvas": shape} | stimulus_statistics(prepared)

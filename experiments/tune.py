@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from experiments import cli
 from experiments.inputs import Ensemble, ensemble_of, located, recordings_of
-from experiments.preparation import prepare_animal, spectrum_of
+from experiments.preparation import prepare_animal
+from experiments.spectra import spectrum_of
 from neurorecon.encoders import predict_ensemble
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import bootstrap_difference, bootstrap_mean, movie_correlation
@@ -39,11 +40,8 @@ def tune_recordings(config: ml_collections.ConfigDict, workdir: str) -> dict[str
       NeuroreconError: bad config, too few validation trials, or a descent that is not finite.
     """
     config = located(config)
-    if config.recipe != "default" or config.prior.mean != "training":
-        raise NeuroreconError(
-            "--config.recipe, --config.prior.mean: expected default and training to tune, found "
-            f"{config.recipe} and {config.prior.mean}"
-        )
+    if config.recipe != "default":
+        raise NeuroreconError(f"--config.recipe: expected default to tune, found {config.recipe}")
     start, grids = _grids(config)
     recordings = recordings_of(config)
     ensemble = ensemble_of(cli.listed(config.encoders))
@@ -110,7 +108,8 @@ def _scorer(config: ml_collections.ConfigDict, folder: Path, recording: Any, ens
     for t in trials:
         predicted = predict_ensemble(ensemble.members, t.stimulus, t.behaviour, readout=animal.readout)
         score = functools.partial(_correlation, t.stimulus[skip:length], animal.mask, skip)
-        clips.append(Clip(t.responses[:length], t.behaviour[:length], predicted[:length], score))
+        baseline = animal.baseline(t.responses[:length])
+        clips.append(Clip(t.responses[:length], t.behaviour[:length], predicted[:length], score, baseline))
     names = {*cli.listed(config.tune.spectra), config.prior.spectrum}
     spectra = {name: spectrum_of(name, animal.training_movies, animal.grey, config.prior.std) for name in names}
     return clip_scorer(

@@ -294,10 +294,10 @@ def test_predicted_responses_and_dropped_neurons(published, tmp_path, monkeypatc
     given = []
 
     def noted(encoders, responses, behaviour, *, recipe, neurons, **options):
-        given.append((responses, recipe.ablation, neurons))
+        given.append((responses[0], recipe.ablation, neurons))
         raise NeuroreconError("far enough")
 
-    monkeypatch.setattr("experiments.reconstruct.reconstruct", noted)
+    monkeypatch.setattr("experiments.descent_groups.reconstruct_clips", noted)
     animal = ANIMALS[2]
     changes = {"recorded": {}, "predicted": {"responses": "predicted"}, "half": {"neurons__share": 0.5}}
     changes |= {"exclude": {"neurons__share": 0.25, "neurons__ablation": "exclude"}}

@@ -1,6 +1,8 @@
 """The convolutional decoder: a nonlinear code, its linear part, its rules, resuming, and the entry point."""
 
 import dataclasses
+import itertools
+import shutil
 
 import jax
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from experiments import convolutional_decoder as entry
+from experiments import decoder_training
 from experiments.evaluate import table
+from experiments.reconstruct import reconstruct_recordings
 from neurorecon.decoders import (
     DecoderSettings,
     LinearStage,
@@ -23,7 +27,9 @@ from neurorecon.encoders.gaussian_readout import space_to_depth
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation.movie_metrics import movie_correlation
 from neurorecon.files import save_json, save_npz
-from tests.tiny_run import ORACLE, simulated, tiny_config
+from neurorecon.recordings import open_recording
+from tests import tiny_run
+from tests.tiny_run import ORACLE, random_encoders, simulated, tiny_config
 
 SHAPE, NUM_NEURONS = (8, 10), 40
 SETTINGS = DecoderSettings(
@@ -243,12 +249,53 @@ def test_entry_point_decodes_scores_and_goes_on(tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         entry.decode_clips(config, str(work))
     monkeypatch.setattr(entry.runs.Checkpoints, "save", save)
-    monkeypatch.setattr(entry, "fit_linear_stage", lambda *_, **__: fits.append(1))
+    monkeypatch.setattr(decoder_training, "fit_linear_stage", lambda *_, **__: fits.append(1))
     entry.decode_clips(config, str(work))
     with np.load(root / "mouse1" / f"{ORACLE[0]}.npz") as stored:
         np.testing.assert_array_equal(stored["movie"], first)
     assert not fits
-    monkeypatch.setattr(entry, "trained", lambda *_: pytest.fail("nothing was left"))
+    monkeypatch.setattr(entry, "trained_decoder", lambda *_: pytest.fail("nothing was left"))
     entry.decode_clips(config, str(work))
     with pytest.raises(NeuroreconError, match="was begun with convolutional_decoder"):
         entry.decode_clips(tiny_config(convolutional_decoder__num_steps=7), str(work))
+
+
+def neurons_seen(decoder, responses, shown):
+    """Which three neurons, alone, decode to the movie shown."""
+    for three in itertools.combinations(range(responses.shape[1]), 3):
+        kept = np.isin(np.arange(responses.shape[1]), three)
+        movie = np.clip(decoder.predict(np.where(kept, responses, decoder.uninformative)), 0, 255)
+        if np.abs(movie - shown).max() < 5e-3:
+            return kept
+    return np.zeros(responses.shape[1], bool)
+
+
+def test_its_movie_of_the_clip_is_the_mean_of_a_prior(tmp_path, monkeypatch):
+    tree = simulated(tmp_path / "animal")
+    encoders = str(random_encoders(tmp_path / "trained", num_models=1))
+    small = {f"convolutional_decoder__{k}": v for k, v in {"num_steps": 4, "folds": 2, "features": 4}.items()}
+    config = tiny_config(
+        recordings=str(tree), encoders=encoders, controls="shuffled_neurons", calibration_clips=0,
+        prior__mean="convolutional_decoder", default_recipe__likelihood_weight=1e-25, num_steps=2, **small,
+    )  # fmt: skip
+    work = tmp_path / "work"
+    reconstruct_recordings(config, str(work), films=False)
+    monkeypatch.setattr(decoder_training, "fit_convolutional_decoder", lambda *_, **__: pytest.fail("it is there"))
+    entry.decode_clips(config, str(work))
+    decoder = load_decoder(work / "controls/convolutional_decoder/mouse1.npz")
+    for trial in ORACLE:  # responses that weigh nothing leave the prior's mean; shuffled ones have one of their own
+        with np.load(work / "controls/convolutional_decoder/mouse1" / f"{trial}.npz") as stored:
+            np.testing.assert_allclose(tiny_run.movie(work, trial), stored["movie"], atol=2e-3)
+        with np.load(work / "controls/shuffled_neurons/mouse1" / f"{trial}.npz") as stored:
+            shuffled = stored["movie"]
+        assert np.abs(shuffled - tiny_run.movie(work, trial)).max() > 0.05
+    assert decoder.mask.shape == (12, 16)
+    # What the descent is not given, the decoder is not given either.
+    config.neurons.count, config.controls = 3, ""
+    (reduced := tmp_path / "fewer").mkdir()
+    shutil.copytree(work / "controls", reduced / "controls")
+    reconstruct_recordings(config, str(reduced), films=False)
+    responses = open_recording(tree).target(ORACLE[0]).responses
+    assert np.abs(tiny_run.movie(reduced, ORACLE[0]) - tiny_run.movie(work, ORACLE[0])).max() > 0.05
+    kept = np.flatnonzero(neurons_seen(decoder, responses, tiny_run.movie(reduced, ORACLE[0])))
+    assert len(kept) == 3

@@ -11,6 +11,7 @@ from neurorecon.evaluation.local_gain import (
     fit_gain_null,
     gain_deviation,
     local_gain,
+    score_gain,
     window_places,
 )
 
@@ -97,6 +98,85 @@ def test_where_the_screen_is_flat_nothing_is_tested(null):
     own = local_gain(movie, expected, MASK, SCALE)
     found = gain_deviation(own, [local_gain(d, expected, MASK, SCALE) for d in draws], null)
     assert np.isnan(found.z[:, :, 7:]).all() and np.isfinite(found.z[:, 2:5, 1:3]).any()
+
+
+NUM_NEURONS = 250
+SEEN = np.argwhere(MASK)[np.random.default_rng(5).integers(MASK.sum(), size=NUM_NEURONS)]
+
+
+def scores(seed, gain=1.0):
+    """Score of a clip, that of no contrast, and of two draws: linear neurons of smooth fields, encoders a bit wrong."""
+    rng = np.random.default_rng(seed)
+    movie = gaussian_filter(rng.normal(size=SHAPE), (2, 1, 1))
+    movie /= movie.std()
+    rows, columns = np.indices(SHAPE[1:])
+    fields = np.exp(-((rows - SEEN[:, :1, None]) ** 2 + (columns - SEEN[:, 1:, None]) ** 2) / 4)
+    fields = fields / np.linalg.norm(fields, axis=(1, 2), keepdims=True)
+
+    def respond(movie, gains):
+        return gains * np.einsum("thw,nhw->tn", movie, fields)
+
+    def score(residuals):
+        return movie * np.einsum("tn,nhw->thw", residuals / 4, fields)
+
+    predicted = respond(movie, 1.0)
+    wrong = rng.normal(1, 0.2, NUM_NEURONS) * (1 + 0.1 * np.sin(np.arange(60) / 20 + seed))[:, None]
+    recorded = respond(gain * movie, wrong) + rng.normal(0, 2, predicted.shape)
+    draws = [score(rng.normal(0, 2, predicted.shape)) for _ in range(2)]
+    return score(recorded - predicted), score(-predicted), draws
+
+
+def scored(seed, gain=1.0):
+    own, lost, draws = scores(seed, gain)
+    return score_gain(own, lost, MASK, SCALE), [score_gain(d, lost, MASK, SCALE) for d in draws]
+
+
+@pytest.fixture(scope="module")
+def score_null():
+    clips = [scored(seed) for seed in range(8)]
+    return fit_gain_null([g for g, _ in clips], [d for _, d in clips])
+
+
+def test_scores_under_the_null_rarely_find(score_null):
+    found = [gain_deviation(*scored(seed), score_null) for seed in range(100, 140)]
+    assert sum(f.found.any() for f in found) <= 5  # 2 expected of 40
+    assert np.concatenate([f.z[np.isfinite(f.z)] for f in found]).std() == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("factor, least", [(0.0, 0.7), (0.5, 0.3)])
+def test_scores_find_contrast_lost_or_halved(score_null, factor, least):
+    gain = np.ones(SHAPE)
+    gain[:, 4:14, 5:15] = factor
+    own, draws = scored(200, gain)
+    found = gain_deviation(own, draws, score_null)
+    t, y, x = np.ix_(*window_places(SHAPE, SCALE))
+    inside = (t >= 0) & (y >= 6) & (y < 12) & (x >= 7) & (x < 13) & np.isfinite(found.z)
+    outside = (t >= 0) & MASK[y, x] & (x > 20) & np.isfinite(found.z)
+    assert inside.sum() > 10 and found.found[inside].mean() > least and found.found[outside].mean() < 0.05
+    assert np.mean(found.z[inside][:, None] < found.z[outside]) > 0.95
+    # Windows reach beyond the region, so that they show less than all of the loss.
+    assert 0.3 * (factor - 1) > np.mean(found.difference[inside]) > 1.1 * (factor - 1)
+
+
+def test_a_score_in_step_with_lost_contrast_has_a_gain_of_the_whole_clip_alone():
+    _, lost, _ = scores(0)
+    whole = score_gain(0.5 * lost, lost, MASK, SCALE)
+    assert whole.clip == pytest.approx(-0.5, abs=1e-4)
+    assert np.abs(whole.gain[np.isfinite(whole.gain)]).max() < 1e-3
+
+
+def test_faulty_scores_are_one_line():
+    own, lost, _ = scores(0)
+    for call in (
+        lambda: score_gain(own[1:], lost, MASK, SCALE),
+        lambda: score_gain(own, lost, np.zeros_like(MASK), SCALE),
+        lambda: score_gain(own, -lost, MASK, SCALE),
+        lambda: score_gain(own, np.full(SHAPE, np.nan), MASK, SCALE),
+        lambda: score_gain(own, lost, MASK, SCALE._replace(space=0)),
+    ):
+        with pytest.raises(NeuroreconError) as error:
+            call()
+        assert "\n" not in str(error.value)
 
 
 def test_windows_become_a_movie():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-import experiments.reconstruct
+import experiments.descent_groups
 import experiments.train
 from experiments.evaluate import evaluate
 from experiments.reconstruct import reconstruct_recordings
@@ -37,7 +37,7 @@ from tests.tiny_run import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTROLS = {"grey", "shuffled_neurons", "linear_decoder", "ceiling"}
+CONTROLS = {"grey", "prior_alone", "shuffled_neurons", "linear_decoder", "ceiling"}
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ def test_responses_move_every_pixel_unless_they_are_kept_inside_the_mask(run, mo
         masks.append(kwargs["update_mask"])
         return descend(*args, **kwargs)
 
-    descend = experiments.reconstruct.reconstruct
-    monkeypatch.setattr(experiments.reconstruct, "reconstruct", watched)
+    descend = experiments.descent_groups.reconstruct_clips
+    monkeypatch.setattr(experiments.descent_groups, "reconstruct_clips", watched)
     config = run.config.copy_and_resolve_references()
     config.encoders, config.max_clips, config.controls, config.num_steps = str(run.folder), 1, "", 1
     config.calibration_clips = 0
@@ -139,7 +139,7 @@ def test_responses_move_every_pixel_unless_they_are_kept_inside_the_mask(run, mo
 
 
 def test_controls_differ_from_the_reconstruction(run):
-    for kind in ("shuffled_neurons", "linear_decoder", "ceiling"):
+    for kind in ("prior_alone", "shuffled_neurons", "linear_decoder", "ceiling"):
         with np.load(run.folder / f"controls/{kind}/mouse1/{ORACLE[0]}.npz") as stored:
             assert stored["movie"].shape == (NUM_FRAMES, *SHAPE)
             assert not np.allclose(stored["movie"], movie(run.folder, ORACLE[0]), atol=0.5)
@@ -149,7 +149,7 @@ def test_again_changes_nothing_and_asks_no_encoder(run, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("was done already")
 
-    for module, name in ((experiments.reconstruct, "reconstruct"), (experiments.train, "train")):
+    for module, name in ((experiments.descent_groups, "reconstruct_clips"), (experiments.train, "train")):
         monkeypatch.setattr(module, name, never)
     folders = [
         run.folder / name for name in ("recordings", "encoders", "reconstructions", "controls", "movies", "masks")
@@ -214,7 +214,7 @@ def test_the_true_movie_never_reaches_the_reconstruction(run, tmp_path):
         with np.load(folder / f"controls/{kind}/mouse1/{ORACLE[0]}.npz") as stored:
             return stored["movie"]
 
-    for kind in ("shuffled_neurons", "linear_decoder"):
+    for kind in ("prior_alone", "shuffled_neurons", "linear_decoder"):
         np.testing.assert_array_equal(control(tmp_path / "run", kind), control(run.folder, kind))
     # The ceiling is the one that is about the true movie.
     assert not np.array_equal(control(tmp_path / "run", "ceiling"), control(run.folder, "ceiling"))
@@ -257,7 +257,7 @@ def test_published_recipe(run, tmp_path):
         recipe="published",
         num_steps=2,
         max_clips=1,
-        controls="grey,linear_decoder",
+        controls="grey,prior_alone,linear_decoder",  # it has no prior
     )
     metrics = reconstruct_recordings(config, str(tmp_path / "run"))
     assert movie(tmp_path / "run", ORACLE[0]).shape == (NUM_FRAMES, *SHAPE)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import experiments.descent_groups
 import experiments.preparation
 import experiments.reconstruct
 import experiments.train
@@ -173,13 +174,13 @@ def test_reconstruction_goes_on_in_the_middle_of_a_movie(
             reconstruct_recordings(config, str(tmp_path))
     assert len(list((tmp_path / "progress").glob("*.npz"))) == 1
     steps = []
-    original = experiments.reconstruct.reconstruct
+    original = experiments.descent_groups.reconstruct_clips
 
     def watched(*args, progress, **kwargs):
         steps.append(0 if progress is None else progress.step)
         return original(*args, progress=progress, **kwargs)
 
-    monkeypatch.setattr(experiments.reconstruct, "reconstruct", watched)
+    monkeypatch.setattr(experiments.descent_groups, "reconstruct_clips", watched)
     reconstruct_recordings(config, str(tmp_path))
     # Two validation clips, two clips and their shuffled controls, of which the first was under way.
     assert steps[0] > 0 and steps[1:] == [0] * 5

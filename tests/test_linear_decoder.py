@@ -58,6 +58,11 @@ def test_square_roots_are_decoded_as_the_roots_themselves_would_be(trained):
     unseen = np.maximum(world(3, [90])[0][0], 0)
     np.testing.assert_array_equal(rooted.predict(unseen), by_hand.predict(np.sqrt(unseen)))
     assert np.abs(rooted.predict(unseen) - plain.predict(unseen)).max() > 1
+    silent = np.where(np.arange(NUM_NEURONS) < 5, rooted.uninformative, unseen)
+    moved = silent + np.where(np.arange(NUM_NEURONS) < 5, 1.0, 0.0)
+    nothing = rooted.predict(np.tile(rooted.uninformative, (90, 1)))
+    np.testing.assert_allclose(nothing, np.broadcast_to(nothing[0], nothing.shape), atol=1e-3)
+    assert np.abs(rooted.predict(moved) - rooted.predict(silent)).max() > 0.01
     below = unseen.copy()
     below[3] = -1.0  # a later trial may dip below the training trials' least
     assert np.isfinite(rooted.predict(below)).all()

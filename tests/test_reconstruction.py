@@ -373,7 +373,8 @@ def test_the_true_movie_is_not_among_the_arguments():
     names = {n for f in (reconstruct, reconstruct_clips) for n in inspect.signature(f).parameters}
     assert names == {
         *("encoders", "responses", "behaviour", "recipe", "key", "update_mask", "neurons", "readout", "num_steps"),
-        *("steps_per_call", "window_chunk", "parallel", "shard", "progress", "on_call", "options"),
+        *("steps_per_call", "window_chunk", "parallel", "memory_gib", "precision", "shard", "progress", "on_call"),
+        "options",
         "baseline",  # the prior's mean, made from responses
     }
 

@@ -15,9 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import sys
 import jax, numpy as np
+from neurorecon.encoders import depthwise
 from neurorecon.reconstruction import Progress, default_recipe, published_recipe, reconstruct_clips
 from tests.toy_encoders import toy, toy_clips
 
+depthwise._CACHED = 500  # frames in several pieces, on each of several devices
 CASES = {
     # published windows of dwiseneuro: 3, which 8 devices can't share evenly
     "windows": ("windows", published_recipe(), 1, 1),

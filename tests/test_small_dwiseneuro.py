@@ -11,6 +11,7 @@ from neurorecon.encoders import predict_trial
 from neurorecon.encoders.dwiseneuro import DwiseNeuro
 from neurorecon.encoders.folding import fold_batch_norm
 from neurorecon.encoders.published import export_published
+from neurorecon.encoders.stem import Stem
 from neurorecon.errors import NeuroreconError
 from neurorecon.training.initialise import start_from_data
 from neurorecon.training.optimiser import make_optimiser
@@ -28,6 +29,17 @@ ENCODER = DwiseNeuro(
     se_reduce_ratio=4,
     cortex_features=(8,),
     readout_kind="gaussian",
+)
+SMALL = ENCODER.clone(
+    stem_patch=2,
+    stem_kernel=3,
+    spatial_strides=(1, 1),
+    behaviour_at="readout",
+    readout_lag=2,
+    stimulus_mean=120.0,
+    stimulus_std=60.0,
+    behaviour_mean=(1.0, 2.0, 3.0, 4.0),
+    behaviour_std=(2.0, 2.0, 4.0, 4.0),
 )
 
 
@@ -78,18 +90,74 @@ def test_all_readouts_share_one_pass():
         np.testing.assert_array_equal(values, ENCODER.apply(variables, inputs, readout=readout))
 
 
-def test_folded_predicts_the_same():
-    variables = jax.tree.map(lambda x: x + 0.1 if x.dtype == jnp.float32 else x, variables_of(ENCODER))
+@pytest.mark.parametrize("encoder", [ENCODER, SMALL], ids=["plain", "small"])
+def test_folded_predicts_the_same(encoder):
+    variables = jax.tree.map(lambda x: x + 0.1 if x.dtype == jnp.float32 else x, variables_of(encoder))
     inputs = jnp.asarray(np.random.default_rng(2).uniform(0, 255, (1, 6, 12, 16, 5)), jnp.float32)
-    folded, folded_variables = fold_batch_norm(ENCODER, variables)
+    folded, folded_variables = fold_batch_norm(encoder, variables)
     np.testing.assert_allclose(
-        folded.apply(folded_variables, inputs), ENCODER.apply(variables, inputs), rtol=2e-5, atol=1e-6
+        folded.apply(folded_variables, inputs), encoder.apply(variables, inputs), rtol=2e-5, atol=1e-6
+    )
+
+
+def test_the_stem_sees_neighbouring_patches():
+    stem = Stem(3, patch=2, kernel_size=3)
+    x = jnp.asarray(np.random.default_rng(4).normal(size=(1, 2, 6, 8, 1)), jnp.float32)
+    variables = stem.init(jax.random.key(0), x, False)
+    out = np.asarray(stem.apply(variables, x, False))
+    assert out.shape == (1, 2, 3, 4, 3)
+    # Row and column 1 of the cells, taps row by row, pixels of a cell row by row.
+    seen = np.asarray(x)[0, 1, 0:6, 0:6, 0].reshape(3, 2, 3, 2).transpose(0, 2, 1, 3).reshape(-1)
+    kernel = np.asarray(variables["params"]["conv"]).reshape(-1, 3)
+    np.testing.assert_allclose(out[0, 1, 1, 1], seen @ kernel / np.sqrt(1 + 1e-5), rtol=1e-5)
+
+
+def test_behaviour_at_the_readout_changes_gain_and_baseline_alone():
+    variables = variables_of(SMALL)
+    inputs = jnp.asarray(np.random.default_rng(5).uniform(0, 255, (1, 6, 12, 16, 5)), jnp.float32)
+    other = inputs.at[..., 2].add(3.0)
+    np.testing.assert_array_equal(SMALL.apply(variables, inputs), SMALL.apply(variables, other))  # starts without
+    params = variables["params"]
+    gain = params["behaviour0"]["gain"]["kernel"].at[:, 1].set(0.7)
+    moved = {**variables, "params": {**params, "behaviour0": {**params["behaviour0"], "gain": {"kernel": gain}}}}
+    ratio = np.asarray(SMALL.apply(moved, inputs) / SMALL.apply(variables, inputs))
+    np.testing.assert_allclose(ratio[..., [0, 2]], 1, rtol=1e-6)
+    assert (np.abs(np.log(ratio)) <= 1 + 1e-6).all() and not np.allclose(ratio[..., 1], 1)
+
+
+def test_a_lag_shows_the_readout_earlier_features():
+    behaviour_free = SMALL.clone(behaviour_at="inputs")
+    now, later = (behaviour_free.clone(readout_lag=lag) for lag in (0, 2))
+    variables = variables_of(now)
+    inputs = jnp.asarray(np.random.default_rng(6).uniform(0, 255, (1, 6, 12, 16, 5)), jnp.float32)
+    a, b = (np.asarray(e.apply(variables, inputs)) for e in (now, later))
+    np.testing.assert_allclose(b[:, 2:], a[:, :-2], rtol=1e-6)
+    np.testing.assert_allclose(b[:, :2], np.repeat(a[:, :1], 2, axis=1), rtol=1e-6)
+
+
+def test_statistics_of_the_training_trials_come_off_the_inputs():
+    raw = jnp.asarray(np.random.default_rng(7).uniform(0, 255, (1, 6, 12, 16, 5)), jnp.float32)
+    mean = jnp.asarray([SMALL.stimulus_mean, *SMALL.behaviour_mean])
+    std = jnp.asarray([SMALL.stimulus_std, *SMALL.behaviour_std])
+    plain = SMALL.clone(
+        stimulus_mean=0.0, stimulus_std=1.0, behaviour_mean=(0.0,) * 4, behaviour_std=(1.0,) * 4, behaviour_at="inputs"
+    )
+    given = SMALL.clone(behaviour_at="inputs")
+    variables = variables_of(given)
+    np.testing.assert_allclose(
+        given.apply(variables, raw), plain.apply(variables, (raw - mean) / std), rtol=1e-6, atol=1e-7
     )
 
 
 @pytest.mark.parametrize(
     "changes, message",
-    [({"canvas": (16, 16)}, "canvas: expected the screen"), ({"readout_kind": "other"}, "published or gaussian")],
+    [
+        ({"canvas": (16, 16)}, "canvas: expected the screen"),
+        ({"readout_kind": "other"}, "published or gaussian"),
+        ({"readout_kind": "published", "stem_patch": 2}, "stem_patch: expected 1, as published"),
+        ({"readout_lag": 6}, "readout_lag: expected 0 to 5 frames"),
+        ({"behaviour_at": "core"}, "behaviour_at: expected inputs or readout"),
+    ],
 )
 def test_what_does_not_fit_is_told_in_one_line(changes, message):
     encoder = ENCODER.clone(**changes)

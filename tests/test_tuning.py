@@ -76,6 +76,25 @@ def test_numbers_compile_nothing(likelihood):
         )
 
 
+def test_a_decoders_movie_is_where_its_clip_starts():
+    places = np.random.default_rng(3).uniform(60, 190, (2, NUM_FRAMES, *SCREEN))
+    seen = []
+    clips = [c._replace(baseline=b, score=lambda m: seen.append(m) or 0.0) for c, b in zip(clips_of(2), places)]
+    score = clip_scorer(
+        [toy("linear_nonlinear")],
+        clips,
+        spectra={"flat": lambda shape: priors.flat_power(shape, std=40.0)},
+        prior_mean=0.0,
+        key=jax.random.key(0),
+        skip_frames=2,
+    )
+    settings = {"likelihood": "poisson", "learning_rate": 0.3, "num_steps": 2, "spectrum": "flat"}
+    score({**settings, "likelihood_weight": 1e-25})
+    np.testing.assert_allclose(seen, places, atol=1e-3)
+    score({**settings, "likelihood_weight": 1.0})
+    assert np.abs(seen[2] - places[0]).max() > 1
+
+
 def tuning_config(tree, encoders, **changes):
     return tiny_config(
         recordings=str(tree),

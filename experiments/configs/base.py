@@ -36,10 +36,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.linear_nonlinear.envelope = 0.0  # pixels; above 0: filters stay near the receptive field
     config.dwiseneuro = ml_collections.ConfigDict()
     config.dwiseneuro.readout_kind = "gaussian"  # learns from few trials; or "published", on a square canvas
+    # With the gaussian readout, see DwiseNeuro: the stem's patches, where behaviour enters, what the readout sees.
+    config.dwiseneuro.stem_patch = 1
+    config.dwiseneuro.stem_kernel = 1
+    config.dwiseneuro.position_code = True
+    config.dwiseneuro.behaviour_at = "inputs"  # or "readout"
+    config.dwiseneuro.readout_lag = 0
     config.dwiseneuro.window_frames = 32  # published: 16
     config.dwiseneuro.frame_step = 3  # published: 2
     config.dwiseneuro.core_features = (8, 16, 32, 32)
     config.dwiseneuro.spatial_strides = (3, 1, 1, 1)
+    config.dwiseneuro.spatial_kernel = 3
+    config.dwiseneuro.temporal_kernel = 5
     config.dwiseneuro.expansion_ratio = 4
     config.dwiseneuro.se_reduce_ratio = 8
     config.dwiseneuro.cortex_features = (128, 256)  # of the published readout
@@ -103,7 +111,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.published_recipe.ensemble = "movies"  # or "gradients"
     config.published_recipe.smoothing = 0.5
     config.prior = ml_collections.ConfigDict()
-    config.prior.mean = "training"  # the mean grey level; or "linear_decoder", the linear decoder's movie of the clip
+    # The mean grey level; or a decoder's movie of the clip: "linear_decoder", "convolutional_decoder".
+    config.prior.mean = "training"
     config.prior.spectrum = "measured"  # on training movies, or on what the decoder leaves; or "natural" (1/f), "flat"
     config.prior.std = 55.0  # grey values, of "natural" and "flat"
     config.mask = ml_collections.ConfigDict()
@@ -121,15 +130,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.posterior.samples = 0  # movies drawn from the posterior of each clip, an even number: gives movie_std
     config.posterior.validation_clips = 4  # so many validation clips set the size of movie_std; 0: as it comes
     config.skip_frames = 30  # at the start of each clip, not scored
-    config.window_chunk = 0  # windows at once through an encoder, to bound memory; 0: all
+    config.window_chunk = 0  # windows at once through an encoder, at most; 0: 1 on CPU, elsewhere what memory holds
+    config.memory_gib = 0.0  # of each device, for that choice; 0: what the device says
+    config.precision = "float32"  # of the encoders' activations in a descent; or "bfloat16"
+    config.compilation_cache = ""  # folder in which compiled code is kept for later processes; empty: nowhere
     config.steps_per_call = 20
-    config.shard = ""  # over all devices: "models" of the ensemble, "windows" of a step, or "auto"
+    config.clips_at_once = 0  # in one compiled call; 0: 1 on CPU, elsewhere up to 8 for each device that shares them
+    config.length_bucket = 30  # frames: lengths up to the same multiple share compiled code; 0: each has its own
+    config.job = ""  # "2/8": this process makes its eighth of the movies of a common work folder
+    config.shard = ""  # over all devices: "clips", "models" of the ensemble, "windows" of a step, or "auto"
     config.cpu_devices = 1  # that JAX makes of the processor, with a share of its cores each; 0: one for each core
     config.save_movies = False  # also keep each encoder's own movie
     config.variants = ""  # of experiments.bauer2026; empty: all
 
     # Controls.
-    config.controls = "grey,shuffled_neurons,linear_decoder,ceiling"
+    config.controls = "grey,prior_alone,shuffled_neurons,linear_decoder,ceiling"
     config.linear_decoder = ml_collections.ConfigDict()
     config.linear_decoder.num_lags = 15
     config.linear_decoder.lag_step = 3
@@ -225,7 +240,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.tune.spectra = "measured"  # or also "natural", "flat"
 
     config.deviation = ml_collections.ConfigDict()
-    config.deviation.samples = 2  # movies of simulated responses for each clip
+    config.deviation.statistic = "score"  # of contrast, in response space; or "reconstruction"
+    config.deviation.shared_gain_seconds = 3.0  # shortest period of the gain that neurons may share; 0: none
+    config.deviation.samples = 4  # draws of simulated responses for each clip
     config.deviation.validation_clips = 8  # at most; they make the null distribution
     config.deviation.rate = 0.05  # of false discoveries
     config.deviation.window_seconds = 3.0  # sigma of the windows in time

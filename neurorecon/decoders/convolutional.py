@@ -51,6 +51,11 @@ class ConvolutionalDecoder:
     linear_correlation: float
     validation_correlation: float
 
+    @property
+    def uninformative(self) -> np.ndarray:
+        """(neuron,) the response of each whose feature is 0."""
+        return np.square(self.stage.mean) if self.stage.square_root else self.stage.mean
+
     def predict(self, responses: np.ndarray) -> np.ndarray:
         """Responses (time, neuron) of one trial -> movie (time, height, width) float32, not clipped.
 

@@ -75,6 +75,7 @@ class LinearStage:
                 lag_step=int(arrays["decoder_lag_step"]),
                 penalty=float(arrays["decoder_penalty"]),
                 validation_correlations={float(k): float(v) for k, v in arrays["decoder_candidates"]},
+                square_root=False,  # `features` takes it
             )
             count = sum(name.startswith("held_out_") for name in arrays)
             return cls(

@@ -60,12 +60,17 @@ def over_pieces(function: Callable[[jax.Array], Any], x: jax.Array, numbers: int
     Returns:
       The trees of all pieces, stacked: (piece, ...).
     """
-    # A loop over an axis that several devices share would gather it on each of them.
-    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+    if jax.default_backend() == "cpu" and (jax.device_count() == 1 or _on_one_device()):
         piece = max(n for n in range(1, len(x) + 1) if len(x) % n == 0 and n * numbers <= max(_CACHED, numbers))
         if piece < len(x):
             return lax.map(jax.checkpoint(function), x.reshape(-1, piece, *x.shape[1:]))
     return jax.tree.map(lambda y: y[None], function(x))
+
+
+def _on_one_device() -> bool:
+    """Whether arrays are one device's own (inside `jax.shard_map`); a loop over a shared axis would gather it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return bool(mesh.axis_names) and set(mesh.manual_axes) == set(mesh.axis_names)
 
 
 def _depthwise(x, kernel, axes, stride):
@@ -84,11 +89,11 @@ def _padded(x, kernel, axes):
     widths = [(0, 0)] * x.ndim
     for axis, size in zip(axes, kernel.shape):
         widths[axis] = (size // 2, size // 2)
-    return list(np.ndindex(*kernel.shape[:-1])), _kept(jnp.pad(x, widths))
+    return list(np.ndindex(*kernel.shape[:-1])), kept(jnp.pad(x, widths))
 
 
-def _kept(x: jax.Array) -> jax.Array:
-    """On CPU x is written out once: fused into its many readers it would be worked out by each."""
+def kept(x: jax.Array) -> jax.Array:
+    """x; on CPU it is written out once: fused into its many readers it would be worked out by each."""
     return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
@@ -127,7 +132,7 @@ def _input_gradient(pull, kernel, axes, stride, shape):
     widths = [(0, 0)] * len(shape)
     for axis, low, high in zip(axes, before, after):
         widths[axis] = (low, high)
-    padded = _kept(jnp.pad(pull, widths))
+    padded = kept(jnp.pad(pull, widths))
 
     def phase(place):
         terms = []

@@ -9,7 +9,6 @@ batch norms go into the kernels before them. All arithmetic follows the dtype of
 """
 
 import math
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -18,8 +17,12 @@ import numpy as np
 
 from neurorecon.encoders import position
 from neurorecon.encoders.batch_norm import BatchNorm, with_moments
-from neurorecon.encoders.depthwise import depthwise_spatial, depthwise_temporal, in_pieces, over_pieces
+from neurorecon.encoders.depthwise import depthwise_spatial, depthwise_temporal, in_pieces, kept, over_pieces
+from neurorecon.encoders.dwiseneuro_sizes import check_sizes
+from neurorecon.encoders.factorized import BehaviourModulation
 from neurorecon.encoders.gaussian_readout import GaussianReadout
+from neurorecon.encoders.stem import Stem, normal_fan_out
+from neurorecon.encoders.written_gradients import gated_projection, silu
 from neurorecon.errors import NeuroreconError
 
 
@@ -71,11 +74,6 @@ def stochastic_depth(module: nn.Module, x: jax.Array, rate: float, train: bool) 
     return jnp.where(keep, x / (1.0 - rate), 0.0)
 
 
-def normal_fan_out(fan_out: int) -> Callable:
-    """The published initialisation of convolutions: normal(0, sqrt(2 / fan_out))."""
-    return nn.initializers.normal(math.sqrt(2.0 / fan_out))
-
-
 class PositionCode(nn.Module):
     """Adds the fixed sinusoidal code of time, row and column (see `position`).
 
@@ -89,29 +87,13 @@ class PositionCode(nn.Module):
         frequencies = self.variable(
             "batch_stats", "inv_freq", lambda: jnp.asarray(position.inverse_frequencies(channels))
         )
-        # Axis by axis, zero in the others' channels: joined, the code would be worked out for every value of x.
-        axis_of_channel = np.arange(channels) // (2 * frequencies.value.size)
-        for axis in range(3):
-            shape = [x.shape[axis + 1] if i == axis else 1 for i in range(3)]
+        # In two small parts, each zero in the other's channels, and written out: fused into the sum, the code would be
+        # worked out for every value of x.
+        of_time = np.arange(channels) < 2 * frequencies.value.size
+        for shape, mine in (((x.shape[1], 1, 1), of_time), ((1, *x.shape[2:4]), ~of_time)):
             code = position.position_code(frequencies.value, (*shape, channels)).astype(x.dtype)
-            x = x + jnp.where(axis_of_channel == axis, code, 0)
+            x = x + jax.lax.optimization_barrier(jnp.where(mine, code, 0))
         return x
-
-
-class Stem(nn.Module):
-    """Pointwise convolution and batch norm, without an activation."""
-
-    features: int
-    folded: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        kernel = self.param("conv", normal_fan_out(self.features), (x.shape[-1], self.features))
-        norm = BatchNorm(self.folded, name="norm")
-        if train:
-            return norm(x @ kernel, train)
-        kernel, offset = norm.absorbed(kernel)
-        return x @ kernel + offset
 
 
 class Block(nn.Module):
@@ -125,12 +107,12 @@ class Block(nn.Module):
     se_reduce_ratio: int
     drop_path_rate: float
     folded: bool = False
+    position_code: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(window, time, height, width, channel) -> (window, time, ceil(height / stride), ..., features)."""
-        x = PositionCode(name="position")(x)
-        shortcut = x
+        x = shortcut = kept(PositionCode(name="position")(x) if self.position_code else x)
         narrow = x.shape[-1]
         wide = narrow * self.expansion_ratio
         k, kt = self.spatial_kernel, self.temporal_kernel
@@ -150,7 +132,9 @@ class Block(nn.Module):
             """The gate goes into each window's projection, which is smaller than what it gates."""
             gate = nn.silu(jnp.mean(x, axis=(1, 2, 3)) @ squeeze + squeeze_bias)
             gate = nn.sigmoid(gate @ excite + excite_bias)
-            return jnp.einsum("nthwi,nio->nthwo", x, gate[:, :, None] * project) + offset
+            if train:
+                return jnp.einsum("nthwi,nio->nthwo", x, gate[:, :, None] * project) + offset
+            return gated_projection(x, gate, project) + offset
 
         numbers = math.prod(x.shape[2:4]) * wide
         if train:
@@ -182,11 +166,11 @@ class Block(nn.Module):
             (expand, b0), (spatial, b1), (temporal, b2), (project, b3) = (norm.absorbed(k) for norm, k in kernels)
 
             def of_frames(frames):
-                seen = nn.silu(frames @ expand + b0)
-                return nn.silu(depthwise_spatial(seen, spatial, self.spatial_stride) + b1)
+                return depthwise_spatial(silu(frames @ expand + b0), spatial, self.spatial_stride)
 
-            x = in_pieces(of_frames, x, numbers)
-            x = gated(nn.silu(depthwise_temporal(x, temporal) + b2), project, b3)
+            # Only the smaller sum is kept: the pieces' gradients then need no second convolution.
+            x = silu(in_pieces(of_frames, x, numbers) + b1)
+            x = gated(silu(depthwise_temporal(x, temporal) + b2), project, b3)
         x = stochastic_depth(self, x, self.drop_path_rate, train)
         shortcut = tile_channels(subsample_nearest(shortcut, self.spatial_stride), self.features)
         return x + BatchNorm(self.folded, scaled=True, name="shortcut_norm")(shortcut, train)
@@ -249,6 +233,14 @@ class DwiseNeuro(nn.Module):
       readout_kind: "published": the core is averaged over space, then goes through the cortex layers; or "gaussian",
         not published: each neuron sees the core at a place of its own (see `gaussian_readout`), without cortex
         layers. That learns from far fewer trials. The canvas is the screen.
+      stem_patch, stem_kernel: the stem sees `stem_kernel` x `stem_kernel` cells of `stem_patch` x `stem_patch` pixels,
+        one place for each cell; published: single pixels. This and what follows goes with the gaussian readout only.
+      position_code: whether blocks add it; without, the core sees every place and moment of a window alike.
+      behaviour_at: "inputs", as published; or "readout": the movie alone goes through the core, and behaviour changes
+        each neuron's gain and baseline (see `factorized.BehaviourModulation`).
+      readout_lag: the readout sees the core so many (model) frames earlier. The core's temporal kernels reach as far
+        ahead as back, responses depend on the past alone.
+      stimulus_mean, stimulus_std, behaviour_mean, behaviour_std: of the training trials, taken off the inputs.
     """
 
     num_neurons: tuple[int, ...]
@@ -272,6 +264,15 @@ class DwiseNeuro(nn.Module):
     remat: bool = False
     screen: tuple[int, int] | None = None
     readout_kind: str = "published"
+    stem_patch: int = 1
+    stem_kernel: int = 1
+    position_code: bool = True
+    behaviour_at: str = "inputs"
+    readout_lag: int = 0
+    stimulus_mean: float = 0.0
+    stimulus_std: float = 1.0
+    behaviour_mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    behaviour_std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
 
     # Squeeze-and-excite averages over the window's time, convolutions pad it: only whole windows make sense.
     time_invariant = False
@@ -308,7 +309,11 @@ class DwiseNeuro(nn.Module):
             )
         if train and self.folded:
             raise NeuroreconError("train: a folded encoder can't be trained; train the unfolded one")
-        x = Stem(self.core_features[0], self.folded, name="stem")(inputs, train)
+        inputs, behaviour = self._standardised(inputs), None
+        if self.behaviour_at == "readout":
+            inputs, behaviour = inputs[..., :1], inputs[..., 1:].mean(axis=(2, 3))
+        stem = Stem(self.core_features[0], self.folded, self.stem_patch, self.stem_kernel, name="stem")
+        x = stem(inputs, train)
         block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         num_blocks = len(self.core_features)
         for i in range(num_blocks):
@@ -321,13 +326,17 @@ class DwiseNeuro(nn.Module):
                 self.se_reduce_ratio,
                 self.drop_path_rate * i / num_blocks,
                 self.folded,
+                self.position_code,
                 name=f"block{i}",
             )(x, train)
         # At initialisation every readout is built, whichever was asked for.
         needed = range(len(self.num_neurons)) if readout is None or self.is_initializing() else [readout]
         if self.readout_kind == "gaussian":
             x = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2, 3))(x, deterministic=not train)
-            outputs = {i: self._through_gaussians(x, i) for i in needed}
+            if self.readout_lag:  # before the window's first frame, that frame
+                past = jnp.repeat(x[:, :1], self.readout_lag, axis=1)
+                x = jnp.concatenate([past, x[:, : -self.readout_lag]], axis=1)
+            outputs = {i: self._through_gaussians(x, i, behaviour) for i in needed}
             return tuple(outputs.values()) if readout is None else outputs[readout]
         x = jnp.mean(x, axis=(2, 3))
         self.sow("intermediates", "pool", x)
@@ -341,45 +350,17 @@ class DwiseNeuro(nn.Module):
         }
         return tuple(outputs.values()) if readout is None else outputs[readout]
 
-    def _through_gaussians(self, x: jax.Array, index: int) -> jax.Array:
+    def _standardised(self, inputs: jax.Array) -> jax.Array:
+        mean, std = (self.stimulus_mean, *self.behaviour_mean), (self.stimulus_std, *self.behaviour_std)
+        if not any(mean) and all(x == 1.0 for x in std):
+            return inputs
+        return (inputs - jnp.asarray(mean, inputs.dtype)) / jnp.asarray(std, inputs.dtype)
+
+    def _through_gaussians(self, x: jax.Array, index: int, behaviour: jax.Array | None) -> jax.Array:
         number = self.num_neurons[index]
         scale = jnp.exp(self.param(f"log_scale{index}", nn.initializers.zeros, (number,)))
-        return scale * nn.softplus(GaussianReadout(number, name=f"readout{index}")(x))
-
-
-def check_sizes(encoder: DwiseNeuro) -> None:
-    """Raises NeuroreconError with one line where the encoder's sizes don't fit together."""
-    e = encoder
-    grouped = (e.core_features[-1:], *((f,) for f in e.cortex_features))
-    checks = (
-        (len(e.num_neurons) > 0 and min(e.num_neurons) > 0, "num_neurons", "one positive count per readout"),
-        (len(e.core_features) > 0 and min(e.core_features) > 0, "core_features", "positive widths"),
-        (len(e.spatial_strides) == len(e.core_features), "spatial_strides", "one stride per core feature"),
-        (min(e.spatial_strides, default=0) > 0, "spatial_strides", "positive strides"),
-        (e.spatial_kernel > 0 and e.spatial_kernel % 2 == 1, "spatial_kernel", "an odd size"),
-        (e.temporal_kernel > 0 and e.temporal_kernel % 2 == 1, "temporal_kernel", "an odd size"),
-        (e.expansion_ratio > 0, "expansion_ratio", "a positive whole number"),
-        (
-            0 < e.se_reduce_ratio <= min(e.core_features, default=0) * e.expansion_ratio,
-            "se_reduce_ratio",
-            "at most the narrowest expanded width",
-        ),
-        (min(e.cortex_features, default=1) > 0, "cortex_features", "positive widths"),
-        (
-            e.groups > 0 and all(f[0] % e.groups == 0 for f in grouped),
-            "groups",
-            "a divisor of the last core width and of every cortex width",
-        ),
-        (e.softplus_beta > 0, "softplus_beta", "a positive number"),
-        (e.readout_kind in ("published", "gaussian"), "readout_kind", "published or gaussian"),
-        (
-            e.readout_kind == "published" or tuple(e.canvas) == tuple(e.screen or ()),
-            "canvas",
-            f"the screen, {e.screen}, with the gaussian readout",
-        ),
-        (0 <= e.drop_rate < 1, "drop_rate", "0 <= rate < 1"),
-        (0 <= e.drop_path_rate < 1, "drop_path_rate", "0 <= rate < 1"),
-    )
-    for fits, name, expected in checks:
-        if not fits:
-            raise NeuroreconError(f"DwiseNeuro.{name}: expected {expected}, found {getattr(e, name)}")
+        seen = GaussianReadout(number, name=f"readout{index}")(x)
+        if behaviour is None:
+            return scale * nn.softplus(seen)
+        gain, offset = BehaviourModulation(number, name=f"behaviour{index}")(behaviour)
+        return scale * jnp.exp(gain) * nn.softplus(seen + offset)

@@ -15,9 +15,8 @@ from neurorecon.evaluation.decodable import (
     smoothed_correlation,
     smoothed_movie,
 )
-from neurorecon.evaluation.deviation import Deviation, deviation_map, fit_deviation_scale
 from neurorecon.evaluation.linear_decoder import LinearDecoder, fit_linear_decoder
-from neurorecon.evaluation.local_gain import GainScale, fit_gain_null, gain_deviation, local_gain
+from neurorecon.evaluation.local_gain import GainScale, fit_gain_null, gain_deviation, local_gain, score_gain
 from neurorecon.evaluation.movie_metrics import (
     frame_correlations,
     luminance_contrast_match,
@@ -41,7 +40,6 @@ from neurorecon.evaluation.response_metrics import (
 )
 
 __all__ = [
-    "Deviation",
     "GainScale",
     "Interval",
     "LinearDecoder",
@@ -55,8 +53,6 @@ __all__ = [
     "correlation_to_average",
     "correlation_to_average_by_movie",
     "decodable_mask",
-    "deviation_map",
-    "fit_deviation_scale",
     "fit_gain_null",
     "fit_linear_decoder",
     "fit_spread_scale",
@@ -75,6 +71,7 @@ __all__ = [
     "movie_metrics",
     "neuron_correlations",
     "pixel_correlations",
+    "score_gain",
     "shuffled_neurons",
     "single_trial_correlation",
     "smoothed_correlation",

@@ -53,6 +53,11 @@ class LinearDecoder:
     validation_correlations: dict[float, float]
     square_root: bool = False
 
+    @property
+    def uninformative(self) -> np.ndarray:
+        """(neuron,) the response of each that moves no pixel."""
+        return np.square(self.response_mean) if self.square_root else self.response_mean
+
     def predict(self, responses: np.ndarray) -> np.ndarray:
         """Responses (time, neuron) of one trial -> movie (time, height, width) float32, not clipped.
 

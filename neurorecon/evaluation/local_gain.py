@@ -1,19 +1,20 @@
-"""Where a reconstruction has less or more of the expected contrast than elsewhere: deviation as local gain.
+"""Where a clip's activity has less or more contrast than the screen, relative to elsewhere: deviation as local gain.
 
-Encoder and recipe can't show everything, so the screen is no yardstick. What they would show of it is: the
-reconstruction of the responses that the encoders predict for the true movie. Within a window the reconstruction is
-regressed on it. The slope is near 0 where the activity represents nothing of what was shown, negative where contrast is
-reversed, halved where the gain is; noise makes it scatter but has no part in its mean.
+Encoder and recipe can't show everything, so the screen is no yardstick. What they would show of it is. Two estimates:
 
-    scale = GainScale()
-    gains = [local_gain(movie, expected, mask, scale) for ...]  # of validation clips
-    simulated = [[local_gain(draw, expected, mask, scale) for draw in draws] for ...]  # `simulate_responses`
+`score_gain`: the score of contrast (`neurorecon.reconstruction.contrast_score`) of the recorded responses, compared
+with that of responses to no contrast. `local_gain`: the reconstruction, regressed on that of the responses that the
+encoders predict for the true movie. Either is near 0 where the brain represents the screen, below where contrast is
+lost, moved or reversed; noise makes it scatter but has no part in its mean.
+
+    gains = [score_gain(score, lost, mask, scale) for ...]  # of validation clips
+    simulated = [[score_gain(draw, lost, mask, scale) for draw in draws] for ...]  # of `simulate_responses`
     null = fit_gain_null(gains, simulated)
-    found = gain_deviation(local_gain(movie, expected, mask, scale), draws_of_this_clip, null)
+    found = gain_deviation(score_gain(score, lost, mask, scale), draws_of_this_clip, null)
 
-Simulated responses tell how far the slope scatters by noise; validation clips, where the brain is taken to represent
-the screen, tell how far encoders are wrong. A slope is taken relative to its clip's median: gain drifts from trial to
-trial. So a change of most of the field at once is not found.
+Simulated responses tell how far a gain scatters by noise; validation clips, where the brain is taken to represent the
+screen, tell how far encoders are wrong. A gain is taken relative to its clip's median: gain drifts from trial to trial.
+So a change of most of the field at once is not found.
 """
 
 from collections.abc import Sequence
@@ -44,14 +45,15 @@ class GainScale(NamedTuple):
 
 
 DEFAULT_SCALE = GainScale()
+LEAST_INFORMATION = 0.05  # of the median window's
 
 
 class LocalGain(NamedTuple):
     """In windows (block, row, column); NaN where a window's middle lies outside the mask.
 
     Attributes:
-      gain: slope of the movie on the expected one, less its weighted median over the clip.
-      contrast: mean square of the expected movie's detail: the weight of the slope.
+      gain: slope of the movie on the expected one, or of the score on that of no contrast, less its weighted median.
+      contrast: the slope's weight: mean square of the expected movie's detail, or the score that all contrast makes.
       clip: the weighted median that was taken off.
     """
 
@@ -66,7 +68,7 @@ class GainNull(NamedTuple):
     Attributes:
       mean: (row, column) of validation clips, drawn towards their common mean.
       spread: variance that simulated noise does not account for.
-      freedom: of Student's t that standardised gains follow.
+      freedom: of Student's t that standardised gains follow, less than the number of clips.
       least_contrast: below it nothing is tested.
     """
 
@@ -108,20 +110,9 @@ def local_gain(
     Raises:
       NeuroreconError: shapes that don't fit, values that are not finite, an empty mask, or no contrast.
     """
-    movie, expected, mask = np.asarray(movie), np.asarray(expected), np.asarray(mask)
-    if movie.ndim != 3 or movie.shape != expected.shape or mask.shape != movie.shape[1:] or mask.dtype != bool:
-        raise NeuroreconError(
-            f"local_gain: expected two movies (time, height, width) of one shape and a mask of booleans, found "
-            f"{movie.shape}, {expected.shape} and {mask.dtype} {mask.shape}"
-        )
-    if min(scale.time, scale.space, scale.detail, *scale.stride) <= 0:
-        raise NeuroreconError(f"local_gain, scale: expected sizes above 0, found {scale}")
-    if not (np.isfinite(movie).all() and np.isfinite(expected).all()):
-        raise NeuroreconError("local_gain: expected finite movies")
+    movie, expected, mask = _checked("local_gain", movie, expected, mask, scale)
     places = window_places(movie.shape, scale)
     inside = mask[np.ix_(*places[1:])]
-    if not inside.any():
-        raise NeuroreconError("local_gain, mask: expected the middle of a window inside, found none")
 
     def detail(values: np.ndarray) -> np.ndarray:
         values = values.astype(np.float32) - np.float32(values.mean())
@@ -135,8 +126,71 @@ def local_gain(
     contrast = pooled(pattern**2)
     if not (contrast[:, inside] > 1e-6).all():
         raise NeuroreconError("local_gain, expected: expected some contrast in every window, found none")
-    slope = pooled(detail(movie) * pattern)[:, inside] / contrast[:, inside]
-    # The median: a changed region, and what it does to the mean, must not make the rest look changed.
+    return _relative(pooled(detail(movie) * pattern), contrast, inside)
+
+
+def score_gain(score: np.ndarray, lost: np.ndarray, mask: np.ndarray, scale: GainScale = DEFAULT_SCALE) -> LocalGain:
+    """One-step estimate of local gain in response space, window by window: no reconstruction is made.
+
+    The score of contrast tells how much likelier the responses get per unit of local gain. Within a window it is
+    compared with the score of responses that the encoders predict for the movie without any contrast, which have a
+    gain of -1 everywhere: -1 is "as if all contrast were lost". `contrast` of the outcome is the latter, the window's
+    information and that which it shares with others.
+
+    Args:
+      score: (time, height, width) contrast times derivative of the log-likelihood at each pixel, of the clip's
+        responses; cut off the frames that are not scored.
+      lost: the same of the responses predicted for a grey screen.
+      mask: (height, width) bool; pixels outside have no weight.
+      scale: of the windows; its `detail` has no part in it.
+
+    Raises:
+      NeuroreconError: shapes that don't fit, values that are not finite, an empty mask, or no information.
+    """
+    score, lost, mask = _checked("score_gain", score, lost, mask, scale)
+    places = window_places(score.shape, scale)
+    inside = mask[np.ix_(*places[1:])]
+
+    def pooled(values: np.ndarray) -> np.ndarray:
+        sigma = (scale.time, scale.space, scale.space)
+        weighed = (values * mask).astype(np.float32)
+        return gaussian_filter(weighed, sigma, mode="constant")[np.ix_(*places)].astype(np.float64)
+
+    information = -pooled(lost)
+    typical = float(np.median(information[:, inside]))
+    if not typical > 0:
+        raise NeuroreconError(
+            "score_gain, lost: expected responses to contrast in most windows, found none; check encoders and mask"
+        )
+    # A window where the encoders see nothing gets a gain near 0 and too little contrast to be tested.
+    return _relative(pooled(score), np.maximum(information, LEAST_INFORMATION * typical), inside)
+
+
+def _checked(
+    name: str, movie: np.ndarray, other: np.ndarray, mask: np.ndarray, scale: GainScale
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The arrays, when they fit together and a window lies inside the mask."""
+    movie, other, mask = np.asarray(movie), np.asarray(other), np.asarray(mask)
+    if movie.ndim != 3 or movie.shape != other.shape or mask.shape != movie.shape[1:] or mask.dtype != bool:
+        raise NeuroreconError(
+            f"{name}: expected two movies (time, height, width) of one shape and a mask of booleans, found "
+            f"{movie.shape}, {other.shape} and {mask.dtype} {mask.shape}"
+        )
+    if min(scale.time, scale.space, scale.detail, *scale.stride) <= 0:
+        raise NeuroreconError(f"{name}, scale: expected sizes above 0, found {scale}")
+    if not (np.isfinite(movie).all() and np.isfinite(other).all()):
+        raise NeuroreconError(f"{name}: expected finite movies")
+    if not mask[np.ix_(*window_places(movie.shape, scale)[1:])].any():
+        raise NeuroreconError(f"{name}, mask: expected the middle of a window inside, found none")
+    return movie, other, mask
+
+
+def _relative(product: np.ndarray, contrast: np.ndarray, inside: np.ndarray) -> LocalGain:
+    """Slopes product / contrast less their weighted median.
+
+    The median: a changed region, and what it does to the mean, must not make the rest look changed.
+    """
+    slope = product[:, inside] / contrast[:, inside]
     order = np.argsort(slope, axis=None)
     share = np.cumsum(contrast[:, inside].ravel()[order])
     clip = float(slope.ravel()[order][np.searchsorted(share, share[-1] / 2)])
@@ -189,7 +243,8 @@ def fit_gain_null(
     # Quantiles, not moments: a few wild windows shall not widen all of them; Student's t is there for those.
     spread = max(float(np.quantile(residual**2, 0.683)) - float(np.median(variance)), 0.0)
     standard = residual / np.sqrt(spread + variance)
-    return GainNull(mean, spread, _freedom(standard), least)
+    # Windows of a clip share its mistakes: how these vary is known from as many clips, whatever the tails suggest.
+    return GainNull(mean, spread, min(_freedom(standard), count - 1.0), least)
 
 
 def gain_deviation(

@@ -5,7 +5,7 @@ Parts to compose: `losses`, `priors`, `parametrisations`, `updates`, `windows`; 
 """
 
 from neurorecon.reconstruction.noise import ResponseNoise, fit_noise, simulate_responses
-from neurorecon.reconstruction.posterior import Posterior, posterior_draws, sample_posterior
+from neurorecon.reconstruction.posterior import Posterior, posterior_draws, prior_alone, sample_posterior
 from neurorecon.reconstruction.progress import Progress
 from neurorecon.reconstruction.receptive_fields import (
     PixelResponses,
@@ -29,6 +29,7 @@ __all__ = [
     "fit_noise",
     "population_receptive_field",
     "posterior_draws",
+    "prior_alone",
     "probe_pixels",
     "published_recipe",
     "receptive_field_maps",

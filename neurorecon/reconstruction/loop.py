@@ -9,6 +9,7 @@ With a mesh all this runs on each of its devices for a share of clips, models an
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from neurorecon.encoders.canvas import make_inputs
+from neurorecon.encoders.precision import predict
 from neurorecon.reconstruction import devices, losses, windows
 from neurorecon.reconstruction.recipes import Recipe
 
@@ -61,7 +63,10 @@ class Recorded(NamedTuple):
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["recipe"],
-    meta_fields=["encoders", "readout", "shape", "num_steps", "steps_per_call", "window_chunk", "parallel", "mesh"],
+    meta_fields=[
+        *("encoders", "readout", "shape", "num_steps", "steps_per_call", "window_chunk", "parallel", "mesh"),
+        *("models_at_once", "clips_at_once", "precision"),
+    ],
 )
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -76,13 +81,19 @@ class Settings:
     window_chunk: int  # windows at once through an encoder; bounds memory
     parallel: bool  # batch movies, clips and models by vmap, or one after another
     mesh: Mesh | None = None  # devices that share the work; None: one
+    models_at_once: int = sys.maxsize  # bounds what `parallel` batches: models of a movie, or movies of their own
+    clips_at_once: int = sys.maxsize
+    precision: str = "float32"  # of the encoders' activations, see `encoders.precision`
 
 
-def _batched(function: Callable, xs: Any, *, parallel: bool) -> Any:
-    """`function` over the leading axis of `xs`, at once or one after another."""
-    if jax.tree.leaves(xs)[0].shape[0] == 1:
+def _batched(function: Callable, xs: Any, at_once: int) -> Any:
+    """`function` over the leading axis of `xs`, so many at once."""
+    number = jax.tree.leaves(xs)[0].shape[0]
+    if number == 1:
         return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], xs)))
-    return jax.vmap(function)(xs) if parallel else lax.map(function, xs)
+    if at_once >= number:
+        return jax.vmap(function)(xs)
+    return lax.map(function, xs, batch_size=at_once if at_once > 1 else None)
 
 
 def join_models(values: Sequence[Any], axis: int) -> Any:
@@ -92,7 +103,7 @@ def join_models(values: Sequence[Any], axis: int) -> Any:
     return jnp.concatenate(values, axis) if isinstance(values[0], jax.Array) else np.concatenate(values, axis)
 
 
-def _window_gradients(settings: Settings, encoder, variables, movie, clip: Recorded, plan: windows.WindowPlan):
+def window_gradients(settings: Settings, encoder, variables, movie, clip: Recorded, plan: windows.WindowPlan):
     """Gradient of each window's response loss at its pixels: (window, stack, time, height, width), and its trace."""
     recipe = settings.recipe
     padding = recipe.start if recipe.canvas else encoder.padding
@@ -102,7 +113,7 @@ def _window_gradients(settings: Settings, encoder, variables, movie, clip: Recor
         weights = place.valid[..., None] * clip.neuron_weights
 
         def response_loss(inputs):
-            predicted = encoder.apply(variables, inputs, readout=settings.readout)
+            predicted = predict(encoder, variables, inputs, readout=settings.readout, precision=settings.precision)
             return losses.combine(recipe.losses, predicted, target, weights, mean=recipe.mean_loss)
 
         inputs, to_pixels = jax.vjp(lambda s: make_inputs(s, behaviour, tuple(encoder.canvas), padding), seen)
@@ -139,11 +150,11 @@ def pixel_gradient(settings: Settings, variables: Sequence[Variables], movie, cl
         share = 1.0 if recipe.mean_loss else num_frames / jnp.maximum(plan.valid.sum(), 1).astype(movie.dtype)
 
         def one_model(member, encoder=encoder, plan=plan, here=here, share=share):
-            in_windows, trace = _window_gradients(settings, encoder, member, movie, clip, here)
+            in_windows, trace = window_gradients(settings, encoder, member, movie, clip, here)
             stitched = windows.stitch_sum(in_windows, here, num_frames)
             return (windows.mean_of_sum(stitched, plan) if recipe.stitch == "mean" else stitched) * share, trace
 
-        gradient, trace = _batched(one_model, group, parallel=settings.parallel)
+        gradient, trace = _batched(one_model, group, settings.models_at_once if settings.parallel else 1)
         trace = devices.gathered(settings.mesh, trace, plan, models=recipe.ensemble == "gradients")
         trace["loss"] = trace["window_loss"]
         reduce = jnp.mean if recipe.mean_loss else jnp.sum
@@ -221,8 +232,9 @@ def _descend(settings: Settings, num_steps: int, state: State, variables: tuple,
     def one_movie(args):
         latent, optimiser, members = args
         clips = (latent, optimiser, recorded.responses, recorded.behaviour, recorded.baseline)
-        return _batched(lambda clip: one_clip(clip, members), clips, parallel=settings.parallel)
+        at_once = settings.clips_at_once if settings.parallel else 1
+        return _batched(lambda clip: one_clip(clip, members), clips, at_once)
 
     movies = (state.latent, state.optimiser, variables)
-    latent, optimiser, trace = _batched(one_movie, movies, parallel=settings.parallel)
+    latent, optimiser, trace = _batched(one_movie, movies, settings.models_at_once if settings.parallel else 1)
     return State(state.step + num_steps, latent, optimiser), trace

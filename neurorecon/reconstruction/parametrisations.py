@@ -123,6 +123,47 @@ def whitened_cosine(
     )
 
 
+def padded_whitened_cosine(
+    power: np.ndarray, length: int, *, mean: jax.Array | np.ndarray | float = GREY, dtype=jnp.float32
+) -> Parametrisation:
+    """`whitened_cosine` of a movie of `power.shape[0]` frames, in arrays of `length` frames.
+
+    The basis over time is the shorter movie's own, and an argument of the compiled descent: movies of all numbers of
+    frames up to `length` share one. The frames that are added show the mean and nothing moves them; the latents that
+    are added weigh nothing and have no gradient.
+
+    Args:
+      power: (time, height, width) prior variance of each cosine coefficient, positive.
+      length: frames, at least as many.
+      mean: prior mean, in grey values: a number, (height, width) or (time, height, width).
+    """
+    time, *frame = power.shape
+    added = [(0, length - time), *[(0, 0)] * len(frame)]
+    amplitude = np.pad(np.sqrt(np.asarray(power, np.float64)), added)
+    basis = np.pad(np.asarray(cosine_basis(time, dtype)), [(0, length - time)] * 2)
+    offset = np.asarray(mean)
+    offset = np.pad(offset, added, mode="edge") if offset.ndim == 3 else offset
+    held = (jnp.asarray(amplitude, dtype), jnp.asarray(offset, dtype), jnp.asarray(basis))
+    return Parametrisation(
+        Partial(_coloured_padded, *held),
+        Partial(_whitened_padded, *held),
+        penalty=_half_square,
+        starts_at_prior=True,
+    )
+
+
+def _coloured_padded(amplitude: jax.Array, offset: jax.Array, basis: jax.Array, latent: jax.Array) -> jax.Array:
+    bases = [basis, *(cosine_basis(n, latent.dtype) for n in latent.shape[-2:])]
+    movie = jnp.einsum("...abc,at,bh,cw->...thw", amplitude * latent, *bases, optimize=True, precision="highest")
+    return offset + movie
+
+
+def _whitened_padded(amplitude: jax.Array, offset: jax.Array, basis: jax.Array, movie: jax.Array) -> jax.Array:
+    bases = [basis, *(cosine_basis(n, movie.dtype) for n in movie.shape[-2:])]
+    latent = jnp.einsum("...thw,at,bh,cw->...abc", movie - offset, *bases, optimize=True, precision="highest")
+    return jnp.where(amplitude > 0, latent / jnp.where(amplitude > 0, amplitude, 1.0), 0.0)
+
+
 def _coloured(amplitude: jax.Array, offset: jax.Array, latent: jax.Array) -> jax.Array:
     return offset + inverse_cosine_transform(amplitude * latent)
 

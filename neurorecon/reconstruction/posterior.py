@@ -23,6 +23,7 @@ from neurorecon.encoders import predict_ensemble
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction.checks import check_encoders, check_key
 from neurorecon.reconstruction.noise import ResponseNoise, simulate_responses
+from neurorecon.reconstruction.parametrisations import Parametrisation
 from neurorecon.reconstruction.recipes import Recipe
 from neurorecon.reconstruction.reconstruct import reconstruct, reconstruct_clips
 
@@ -87,30 +88,75 @@ def posterior_draws(
             f"responses: expected (time, neuron) as the prediction's {np.shape(prediction)}, found {responses.shape}"
         )
     shape = (len(responses), *frame_shape)
-    parametrisation = recipe.parametrisation(shape, jnp.float32)
-    if recipe.canvas or not parametrisation.starts_at_prior or recipe.priors or recipe.penalty_weight <= 0:
-        raise NeuroreconError(
-            f"recipe {recipe.name}: expected a Gaussian prior of its parametrisation on the screen and no other, as "
-            "default_recipe has; posterior samples are drawn from it"
-        )
+    parametrisation = _gaussian_prior(recipe, shape)
     if len(recipe.losses) != 1 or recipe.mean_loss or recipe.normalise_windows:
         raise NeuroreconError(f"recipe {recipe.name}: expected one summed loss, found {', '.join(recipe.losses)}")
     ((weight, _),) = recipe.losses.values()
     if weight <= 0:
         raise NeuroreconError(f"recipe {recipe.name}: expected a loss weight above 0, found {weight}")
-    draws = jax.random.fold_in(key, DRAWS)
-    middle = parametrisation.to_pixels(jnp.zeros(shape))
     perturbed, displaced = [], []
     for pair in range(num_samples // 2):
-        for_prior, for_noise = jax.random.split(jax.random.fold_in(draws, pair))
-        latent = jax.random.normal(for_prior, shape) / np.sqrt(recipe.penalty_weight)
-        displacement = np.asarray(parametrisation.to_pixels(latent) - middle)
+        for_prior, for_noise = _pair_keys(key, pair)
+        displacement = _displacement(recipe, parametrisation, shape, for_prior)
         seed = [int(word) for word in np.asarray(jax.random.bits(for_noise, (4,)))]
         drawn = simulate_responses(noise, prediction, frame_step=frame_step, seed=seed, scale=1 / np.sqrt(weight))[0]
         error = drawn - np.asarray(prediction, np.float32)
         perturbed += [responses + error, responses - error]
         displaced += [displacement, -displacement]
     return np.stack(perturbed), np.stack(displaced)
+
+
+def prior_alone(
+    recipe: Recipe, shape: tuple[int, int, int], *, key: jax.Array, baseline: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """A movie drawn from the recipe's prior: what its posterior sampling gives where there are no responses.
+
+    Without responses the likelihood says nothing, the sample's own objective is least where it starts, and what is left
+    is the draw of the prior: the first of a pair of `posterior_draws` with the same key. A control: what a prior alone
+    invents, with the spectrum and contrast that it gives to reconstructions.
+
+    Args:
+      recipe: as `default_recipe` makes it, with a Gaussian prior.
+      shape: (time, height, width) of the screen.
+      key: one for each clip, or all clips get the same movie.
+      baseline: what is added, (time, height, width) or a grey value: the mean grey value with a recipe whose prior mean
+        is 0 because a decoder's movie is added to each clip. That movie itself would be no prior alone.
+
+    Returns:
+      (time, height, width) float32, 0..255, smoothed as the recipe smooths.
+
+    Raises:
+      NeuroreconError: a recipe without a Gaussian prior or with further priors.
+    """
+    check_key(key)
+    parametrisation = _gaussian_prior(recipe, shape)
+    displacement = _displacement(recipe, parametrisation, shape, _pair_keys(key, 0)[0])
+    movie = np.asarray(parametrisation.to_pixels(jnp.zeros(shape))) + displacement + np.asarray(baseline, np.float32)
+    return gaussian_filter(np.clip(movie, 0.0, 255.0), recipe.smoothing).astype(np.float32)
+
+
+def _gaussian_prior(recipe: Recipe, shape: tuple[int, int, int]) -> Parametrisation:
+    """The recipe's parametrisation, which has to be its whole prior."""
+    parametrisation = recipe.parametrisation(shape, jnp.float32)
+    if recipe.canvas or not parametrisation.starts_at_prior or recipe.priors or recipe.penalty_weight <= 0:
+        raise NeuroreconError(
+            f"recipe {recipe.name}: expected a Gaussian prior of its parametrisation on the screen and no other, as "
+            "default_recipe has; samples are drawn from it"
+        )
+    return parametrisation
+
+
+def _pair_keys(key: jax.Array, pair: int) -> jax.Array:
+    """Of the prior's draw and of the noise's, of one antithetic pair."""
+    return jax.random.split(jax.random.fold_in(jax.random.fold_in(key, DRAWS), pair))
+
+
+def _displacement(
+    recipe: Recipe, parametrisation: Parametrisation, shape: tuple[int, int, int], key: jax.Array
+) -> np.ndarray:
+    """(time, height, width) a draw of the prior, about its mean."""
+    latent = jax.random.normal(key, shape) / np.sqrt(recipe.penalty_weight)
+    return np.asarray(parametrisation.to_pixels(latent) - parametrisation.to_pixels(jnp.zeros(shape)))
 
 
 def sample_posterior(

@@ -71,6 +71,15 @@ class Progress(NamedTuple):
         traces[group] = {k: np.concatenate([before[k], v], axis=2) if before else v for k, v in trace.items()}
         return Progress(tuple(states), tuple(traces))
 
+    def of_clips(self, places: Sequence[int]) -> "Progress":
+        """Of some of the clips alone, in the order of `places`; a place may be named more than once."""
+        take = np.asarray(places)
+        states = tuple(
+            [x if np.ndim(x) == 0 else np.asarray(x)[:, take] for x in jax.tree.leaves(state)] for state in self.states
+        )
+        traces = tuple({name: values[:, take] for name, values in trace.items()} for trace in self.traces)
+        return Progress(states, traces)
+
     def resumed(self, start: Sequence[State]) -> "Progress":
         """With the states in the structure of `start`, a descent's own.
 

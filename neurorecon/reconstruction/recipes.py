@@ -22,7 +22,7 @@ MakePlan = Callable[[Any, int, jax.Array], windows.WindowPlan]
 MakeParametrisation = Callable[[tuple[int, int, int], Any], parametrisations.Parametrisation]
 
 
-_WITH_ARRAYS = ("losses", "priors", "parametrisation", "update")
+_WITH_ARRAYS = ("losses", "priors", "parametrisation", "update", "plan")
 _ARRAY = object()  # stands for one in a recipe's structure
 
 TRACE_NAMES = ("loss", "penalty", "window_loss", "window_gradient_norm")
@@ -34,8 +34,8 @@ class Recipe:
     """How a movie is descended to.
 
     Compared by its parts, functions by identity: a recipe made anew of the same parts compiles nothing. Nor does one
-    whose losses, priors, parametrisation or update differ only in arrays that they hold as `jax.tree_util.Partial`: as
-    a pytree it has these arrays as leaves, and all else as its structure.
+    whose losses, priors, parametrisation, update or plan differ only in arrays that they hold as
+    `jax.tree_util.Partial`: as a pytree it has these arrays as leaves, and all else as its structure.
 
     Attributes:
       name: for logs and reports.
@@ -123,7 +123,8 @@ class Recipe:
         return self.replace(parametrisation=Partial(_as_made, _made(self.parametrisation, shape, jnp.dtype(dtype))))
 
     def tree_flatten(self) -> tuple[tuple, tuple]:
-        parts = (tuple(self.losses.items()), tuple(self.priors.items()), self.parametrisation, self.update)
+        terms = (tuple(self.losses.items()), tuple(self.priors.items()))
+        parts = (*terms, self.parametrisation, self.update, self.plan)
         leaves, tree = jax.tree.flatten(parts)
         held = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
         arrays = tuple(leaf for leaf, is_array in zip(leaves, held) if is_array)
@@ -136,9 +137,9 @@ class Recipe:
         tree, others, rest = structure
         each = iter(arrays)
         leaves = [next(each) if other is _ARRAY else other for other in others]
-        losses, priors, parametrisation, update = jax.tree.unflatten(tree, leaves)
-        parts = {"losses": dict(losses), "priors": dict(priors), "parametrisation": parametrisation, "update": update}
-        return cls(**parts, **dict(rest))
+        losses, priors, parametrisation, update, plan = jax.tree.unflatten(tree, leaves)
+        parts = {"parametrisation": parametrisation, "update": update, "plan": plan}
+        return cls(losses=dict(losses), priors=dict(priors), **parts, **dict(rest))
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some parts changed.
@@ -173,7 +174,12 @@ def published_windows(encoder: Any, num_frames: int, key: jax.Array) -> windows.
     return windows.published_plan(num_frames, window_frames=encoder.window_frames, frame_step=encoder.frame_step)
 
 
-def economical_windows(encoder: Any, num_frames: int, key: jax.Array, *, tile_frames: int = 400) -> windows.WindowPlan:
+TILE_FRAMES = 400  # a movie no longer is one window of an encoder of any length
+
+
+def economical_windows(
+    encoder: Any, num_frames: int, key: jax.Array, *, tile_frames: int = TILE_FRAMES
+) -> windows.WindowPlan:
     """Every frame at most once a step.
 
     Encoders of any length see the movie whole, one of its interleaved streams drawn anew each step; encoders of a fixed
@@ -248,24 +254,39 @@ class _Value(NamedTuple):
         return np.frombuffer(self.data).reshape(self.shape)
 
 
-@functools.lru_cache(maxsize=16)
-def _whitened(power: Callable[[tuple[int, int, int]], np.ndarray], mean: _Value) -> MakeParametrisation:
-    def parametrisation(shape: tuple[int, int, int], dtype: Any) -> parametrisations.Parametrisation:
-        variance = np.asarray(power(shape))
+@dataclasses.dataclass(frozen=True)
+class Whitened:
+    """A Gaussian movie prior's whitened cosine basis; equal to another of the same function and mean.
+
+    Attributes:
+      power: shape (time, height, width) -> prior variance of each cosine coefficient.
+      mean: prior mean in grey values: a number, (height, width) or (time, height, width).
+      num_frames: of the movie, in arrays that may hold more, see `parametrisations.padded_whitened_cosine`; None: the
+        arrays hold the movie and no more.
+    """
+
+    power: Callable[[tuple[int, int, int]], np.ndarray]
+    mean: _Value
+    num_frames: int | None = None
+
+    def __call__(self, shape: tuple[int, int, int], dtype: Any) -> parametrisations.Parametrisation:
+        length = shape[0]
+        shape = (length if self.num_frames is None else self.num_frames, *shape[1:])
+        variance = np.asarray(self.power(shape))
         if variance.shape != shape or not (np.isfinite(variance) & (variance > 0)).all():
             raise NeuroreconError(
                 f"recipe default, power: expected positive numbers of the movie's shape {shape}, "
                 f"found {variance.shape} from {variance.min():.3g} to {variance.max():.3g}"
             )
-        offset = mean.array()
+        offset = self.mean.array()
         if offset.shape not in ((), shape[1:], shape) or not np.isfinite(offset).all():
             raise NeuroreconError(
                 f"recipe default, prior_mean: expected finite values, one or of shape {shape[1:]} or {shape}, "
                 f"found {offset.shape}"
             )
+        if self.num_frames is not None:
+            return parametrisations.padded_whitened_cosine(variance, length, mean=offset, dtype=dtype)
         return parametrisations.whitened_cosine(jnp.asarray(variance, dtype), mean=offset, dtype=dtype)
-
-    return parametrisation
 
 
 @functools.cache
@@ -314,7 +335,7 @@ def default_recipe(
     recipe = Recipe(
         name="default",
         losses={"poisson": (likelihood_weight, response_losses.poisson)},
-        parametrisation=_whitened(power, _Value.of(prior_mean)),
+        parametrisation=Whitened(power, _Value.of(prior_mean)),
         update=_adam(float(learning_rate)),
         num_steps=80,
         plan=economical_windows,

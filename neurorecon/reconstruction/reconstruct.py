@@ -13,10 +13,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from neurorecon.encoders.canvas import crop_from_canvas
+from neurorecon.encoders.precision import in_precision
 from neurorecon.errors import NeuroreconError
-from neurorecon.reconstruction import devices
+from neurorecon.reconstruction import chunking, devices
 from neurorecon.reconstruction.checks import check_encoders, check_key, mask_on, recorded_clips
-from neurorecon.reconstruction.loop import Encoder, Settings, State, Variables, advance, join_models
+from neurorecon.reconstruction.loop import Encoder, Recorded, Settings, State, Variables, advance, join_models
 from neurorecon.reconstruction.progress import Progress
 from neurorecon.reconstruction.recipes import Recipe
 
@@ -116,6 +117,8 @@ def reconstruct_clips(
     steps_per_call: int = 20,
     window_chunk: int | None = None,
     parallel: bool | None = None,
+    memory_gib: float = 0.0,
+    precision: str = "float32",
     shard: str = "",
     progress: Progress | None = None,
     on_call: Callable[[Progress], None] | None = None,
@@ -136,10 +139,12 @@ def reconstruct_clips(
       readout: which animal's readout.
       num_steps: pixel updates, in place of the recipe's.
       steps_per_call: updates between two returns to the host.
-      window_chunk: windows at once through an encoder; bounds memory. Left out: one on CPU (measured three to four
-        times faster than all, since activations stay in cache), all elsewhere.
-      parallel: batch encoders and clips by `vmap` (default on accelerators) or one after another (default on CPU,
-        where activations then stay in cache).
+      window_chunk: windows at once through an encoder, at most. Left out: one on CPU (measured three to four times
+        faster than all, since activations stay in cache), as many as fit into memory elsewhere, see `chunking`.
+      parallel: batch encoders and clips by `vmap`, as far as memory allows (default on accelerators), or one after
+        another (default on CPU, where activations then stay in cache).
+      memory_gib: bounds the memory that is planned for on each device; 0: what the device says it has.
+      precision: of the encoders' activations, "float32" or "bfloat16"; pixels and losses are float32 at least.
       shard: what the devices of this process share: "clips", "models" (of the ensemble), "windows" (of a model's
         step), or whatever of these is quickest ("auto"). Empty: one device does all. The movies differ by the order
         of sums.
@@ -151,11 +156,14 @@ def reconstruct_clips(
       NeuroreconError: shapes that don't fit, responses that are not finite, or a descent that stopped being finite.
     """
     steps = recipe.num_steps if num_steps is None else num_steps
+    if not (math.isfinite(memory_gib) and memory_gib >= 0):
+        raise NeuroreconError(f"memory_gib: expected 0 or more, found {memory_gib}")
     for name, value in (("num_steps", steps), ("steps_per_call", steps_per_call), ("window_chunk", window_chunk)):
         if value is not None and value < 1:
             raise NeuroreconError(f"{name}: expected at least 1, found {value}")
     check_key(key)
     check_encoders(encoders, readout, same_canvas=recipe.canvas)
+    encoders = [in_precision(*member, precision) for member in encoders]
     jobs = _jobs(encoders, recipe.ensemble)
     dtype = _dtype(encoders)
     first = encoders[0][0]
@@ -178,10 +186,12 @@ def reconstruct_clips(
             window_chunk=(1 if on_cpu else sys.maxsize) if window_chunk is None else window_chunk,
             parallel=not on_cpu if parallel is None else parallel,
             mesh=mesh,
+            precision=precision,
         )
         for job, mesh in zip(jobs, meshes)
     ]
     start = tuple(_start(s, job, num_clips, dtype) for s, job in zip(settings, jobs))
+    settings = [_within_memory(s, job, at, recorded, memory_gib) for s, job, at in zip(settings, jobs, start)]
     progress = Progress(start, tuple({} for _ in jobs)) if progress is None else progress.resumed(start)
     for group, (job, setting) in enumerate(zip(jobs, settings)):
         put = partial(devices.placed, setting.mesh, movies=recipe.ensemble == "movies")
@@ -291,6 +301,14 @@ def _encoder_windows(settings: Sequence[Settings], jobs: Sequence[Job]) -> float
 
 def _plan_shape(recipe: Recipe, encoder: Encoder, num_frames: int) -> tuple[int, ...]:
     return jax.eval_shape(lambda key: recipe.plan(encoder, num_frames, key), jax.random.key(0)).frames.shape
+
+
+def _within_memory(settings: Settings, job: Job, state: State, recorded: Recorded, memory_gib: float) -> Settings:
+    work = _work(settings.recipe, job, len(recorded.responses), settings.shape[0])
+    shares = (1, 1, 1) if settings.mesh is None else tuple(settings.mesh.shape.values())  # clip, model, window
+    counts = chunking.AtOnce(-(-max(work.windows) // shares[2]), max(work.models) // shares[1], work.clips // shares[0])
+    device = jax.local_devices()[0]
+    return chunking.chosen(settings, state, job.variables, recorded, counts, device=device, memory_gib=memory_gib)
 
 
 def _work(recipe: Recipe, job: Job, num_clips: int, num_frames: int) -> devices.Work:

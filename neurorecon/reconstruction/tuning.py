@@ -29,12 +29,15 @@ class Clip(NamedTuple):
       behaviour: (time, 4).
       prediction: (time, neuron) of the encoders for the true movie.
       score: movie (time, height, width) -> its score, which knows the true movie.
+      baseline: (time, height, width) grey values, a decoder's movie of the clip: the prior's mean where `prior_mean`
+        is 0. None: that is `prior_mean`.
     """
 
     responses: np.ndarray
     behaviour: np.ndarray
     prediction: np.ndarray
     score: Callable[[np.ndarray], float]
+    baseline: np.ndarray | None = None
 
 
 class Tried(NamedTuple):
@@ -70,7 +73,7 @@ def clip_scorer(
       encoders: of one frame step.
       clips: of equal length, two at least, which encoders and prior were not fitted to.
       spectra: name -> prior variance of the cosine coefficients, as `default_recipe` takes it.
-      prior_mean: grey value.
+      prior_mean: grey value, to which a clip's `baseline` is added.
       key: of every reconstruction.
       skip_frames: at the start of each clip, which encoders can't know.
       readout, update_mask: as in `reconstruct_clips`.
@@ -113,6 +116,7 @@ def clip_scorer(
                     clips[i].behaviour[None],
                     recipe=recipe,
                     key=key,
+                    baseline=None if (known := clips[i].baseline) is None else known[None],
                     readout=readout,
                     update_mask=update_mask,
                 )

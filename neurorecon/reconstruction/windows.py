@@ -86,6 +86,16 @@ def tiled_plan(num_frames: int, *, tile_frames: int, frame_step: int, context_fr
     return WindowPlan(stacks(np.clip(frames, 0, num_frames - 1)), stacks(valid), stacks(inside))
 
 
+def shortened(plan: WindowPlan, num_frames: jax.Array | int) -> WindowPlan:
+    """The plan of a movie that ends after `num_frames` frames: what lies beyond is neither valid nor inside.
+
+    Its windows are those that the shorter movie has, and empty ones, for tilings that begin at the movie's start
+    (`shifted_plan`, `tiled_plan`); not for `published_plan`, which has a window flush with the end.
+    """
+    within = plan.frames < num_frames
+    return WindowPlan(jnp.minimum(plan.frames, num_frames - 1), plan.valid & within, plan.inside & within)
+
+
 def one_stream(plan: WindowPlan, stream: jax.Array) -> WindowPlan:
     """The plan with one of its interleaved streams only: a `frame_step`-th of the work, unbiased if drawn at random."""
     return jax.tree.map(lambda x: jnp.take(x, stream[None], axis=1), plan)

@@ -42,7 +42,7 @@ class ReportClip:
       movie: the reconstruction, same shape.
       mask: (height, width) bool, the evaluation mask.
       movie_std: same shape as movie, grey values, or None.
-      deviation: same shape as movie, z-scores (see neurorecon.evaluation.deviation), NaN where not defined, or None.
+      deviation: same shape as movie, z-scores (see neurorecon.evaluation.local_gain), NaN where not defined, or None.
       linear_decoder: same shape as movie, or None.
       trace: name -> (step,) or (step, ...); further axes are averaged for the plot.
       frame_rate: frames per second.
@@ -190,7 +190,7 @@ def make_film(clip: ReportClip, skip_frames: int, max_frames: int) -> Film:
         colours = uncertainty_panel(clip.movie_std[shown], limit)
         panels[Panel("Uncertainty", "standard deviation, in grey values", "0", f"{limit:.0f}", "sequential")] = colours
     if clip.deviation is not None:
-        hint = "where the reconstruction departs from what the screen should have given, in standard deviations"
+        hint = "where the activity departs from what the screen should have given, in standard deviations"
         ends = f"−{DEVIATION_LIMIT:.0f}", f"+{DEVIATION_LIMIT:.0f} z"
         panels[Panel("Deviation", hint, *ends, "deviating")] = deviation_panel(clip.deviation[shown])
     num_frames, height, width = next(iter(panels.values())).shape[:3]

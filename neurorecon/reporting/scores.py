@@ -45,6 +45,7 @@ CONTROLS = {
         PURPLE,
     ),
     "grey": ("Grey movie", "the blank start of the reconstruction: what no information gives", GREY),
+    "prior_alone": ("Prior alone", "a movie drawn from the prior of movies: what it invents without responses", GREY),
     "shuffled_neurons": ("Shuffled neurons", "the same method with the neurons' order permuted", GREY),
     "ceiling": (
         "Ceiling",

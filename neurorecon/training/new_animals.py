@@ -21,7 +21,8 @@ def encoder_for(trained: Any, recordings: Sequence[PreparedRecording]) -> Any:
     The movie's statistics stay, since the core expects them; behaviour is scaled as in the new recordings.
     """
     fields: dict[str, Any] = {"num_neurons": tuple(r.num_neurons for r in recordings)}
-    if hasattr(trained, "behaviour_mean"):
+    # A core that sees behaviour expects it as in its own recordings.
+    if hasattr(trained, "behaviour_mean") and getattr(trained, "behaviour_at", "readout") == "readout":
         measured = stimulus_statistics(recordings)
         fields |= {name: measured[name] for name in ("behaviour_mean", "behaviour_std")}
     return trained.clone(**fields)

@@ -1,0 +1,53 @@
+"""DwiseNeuro's first convolution: of single pixels as published, or of patches of them."""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from neurorecon.encoders.batch_norm import BatchNorm
+from neurorecon.encoders.convolution import convolve
+from neurorecon.encoders.gaussian_readout import space_to_depth
+
+
+def normal_fan_out(fan_out: int) -> Callable:
+    """The published initialisation of convolutions: normal(0, sqrt(2 / fan_out))."""
+    return nn.initializers.normal(math.sqrt(2.0 / fan_out))
+
+
+class Stem(nn.Module):
+    """Convolution and batch norm, without an activation.
+
+    Attributes:
+      features: channels.
+      folded: the norm is in the kernel.
+      patch: pixels (side) of a cell; the result has one place for each cell.
+      kernel_size: cells (side) that a place sees, zeros beyond the border; 1, with single pixels, is published.
+    """
+
+    features: int
+    folded: bool = False
+    patch: int = 1
+    kernel_size: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """(window, time, height, width, channel) -> (window, time, ceil(height / patch), ..., features)."""
+        if self.patch > 1:
+            x = space_to_depth(x, self.patch)
+        k = self.kernel_size
+        taps = () if k == 1 else (k, k)
+        kernel = self.param("conv", normal_fan_out(self.features), (*taps, x.shape[-1], self.features))
+        norm = BatchNorm(self.folded, name="norm")
+
+        def convolved(kernel: jax.Array) -> jax.Array:
+            if k == 1:
+                return x @ kernel
+            frames = convolve(x.reshape(-1, *x.shape[2:]), kernel.astype(x.dtype), ((k // 2, k // 2), (k // 2, k // 2)))
+            return frames.reshape(*x.shape[:2], *frames.shape[1:])
+
+        if train:
+            return norm(convolved(kernel), train)
+        kernel, offset = norm.absorbed(kernel)
+        return convolved(kernel) + offset
