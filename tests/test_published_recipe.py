@@ -14,7 +14,7 @@ from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.evaluation import correlation
 from neurorecon.evaluation import published_movie_metrics as scores
 from neurorecon.reconstruction import losses, masks, published_recipe, reconstruct, updates
-from neurorecon.reconstruction.loop import Recorded, Settings, _window_gradients, pixel_gradient
+from neurorecon.reconstruction.loop import Recorded, Settings, window_gradients, pixel_gradient
 from neurorecon.reconstruction.windows import published_plan
 from tests.shared_data import SHARED, needs_shared
 
@@ -142,7 +142,7 @@ def test_averaged_gradient(models, reference, name, count):
 @functools.partial(jax.jit, static_argnames=("settings",))
 def movie_norms(settings, variables, movie, clip, plan):
     """(window,) L2 norm of the movie channel's gradient, before normalisation."""
-    gradients, trace = _window_gradients(settings, settings.encoders[0], variables, movie, clip, plan)
+    gradients, trace = window_gradients(settings, settings.encoders[0], variables, movie, clip, plan)
     return jnp.sqrt((gradients**2).sum((1, 2, 3, 4))) * (trace["window_gradient_norm"] + 1e-6)
 
 
