@@ -12,7 +12,7 @@ from experiments.configs.small import get_config as small
 def get_config() -> ml_collections.ConfigDict:
     config = small()
     config.encoder = "dwiseneuro"
-    config.num_models = 4
+    config.num_models = 2
     # A first look as wide as the factorized encoder's, then two blocks: nothing wide at the movie's own resolution.
     config.dwiseneuro.stem_patch = 3
     config.dwiseneuro.stem_kernel = 3
