@@ -14,7 +14,7 @@ from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.evaluation import correlation
 from neurorecon.evaluation import published_movie_metrics as scores
 from neurorecon.reconstruction import losses, masks, published_recipe, reconstruct, updates
-from neurorecon.reconstruction.loop import Recorded, Settings, window_gradients, pixel_gradient
+from neurorecon.reconstruction.loop import Recorded, Settings, pixel_gradient, window_gradients
 from neurorecon.reconstruction.windows import published_plan
 from tests.shared_data import SHARED, needs_shared
 

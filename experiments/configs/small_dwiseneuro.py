@@ -1,4 +1,4 @@
-"""As small.py, with DwiseNeuro's core: some 100 trials of 500 neurons, half an hour on two cores.
+"""As small.py, with DwiseNeuro's core: some 100 trials of 500 neurons, 25 minutes of processor time.
 
 python -m experiments.train --config experiments/configs/small_dwiseneuro.py \\
   --config.recordings=FOLDER --workdir runs/small
