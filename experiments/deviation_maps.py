@@ -1,5 +1,6 @@
 """Local gains of one animal's trials, by reconstruction or by the score of contrast, and their null distribution."""
 
+import abc
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ LEAST_CLIPS = 3
 Responses = Callable[[], np.ndarray]  # (time, neuron), made when they are needed
 
 
-class Maps:
+class Maps(abc.ABC):
     """One animal's local gains. What takes long is made once, kept under WORKDIR/deviation/, and gone on from.
 
     Args:
@@ -64,13 +65,13 @@ class Maps:
             self._predictions[trial.id] = predict_ensemble(members, trial.stimulus, trial.behaviour, readout=readout)
         return self._predictions[trial.id]
 
+    @abc.abstractmethod
     def gains(self, trial: Trial, responses: Mapping[str, Responses]) -> dict[str, LocalGain]:
         """Of responses to this trial, by names under which they are kept."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def clip(self, trial: Trial, movie: np.ndarray) -> LocalGain:
         """Of a reconstructed clip and the movie (time, height, width) that the run made of it."""
-        raise NotImplementedError
 
     def draws(self, trial: Trial) -> list[LocalGain]:
         """Of responses simulated for this trial: the encoders' and noise."""
