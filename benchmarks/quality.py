@@ -5,7 +5,7 @@
 For each seed x number of neurons x noise level: simulates an animal (never by an encoder), trains the ensemble on its
 natural movies, reconstructs natural movies of other seeds and clips of kinds that no training movie is like (gratings,
 noise, films), by every recipe of --recipes, inside the same mask. `published` with all encoders takes hours on two
-cores: --published_clips bounds how many natural clips it gets. Movies are kept under --workdir; called again, it goes
+cores: --published_clips bounds how many clips of each of --published_kinds it gets. Movies are kept under --workdir; called again, it goes
 on where it stopped. Prints the table and writes WORKDIR/quality.json. Nothing is tuned here: settings are those of
 experiments/configs, chosen on other animals.
 
@@ -99,7 +99,8 @@ def reconstructed(
     """One recipe on the clips of one animal, in a work folder of its own."""
     first = [s for s in shown if s.repeat == 0]
     if name.startswith("published"):
-        first = [s for s in first if s.kind == "natural"][: options.published_clips]
+        kinds = options.published_kinds.split(",")
+        first = [s for s in first if s.kind in kinds and s.clip < options.published_clips]
     changed = config.copy_and_resolve_references()
     changed.update_from_flattened_dict(RECIPES[name])
     changed.trials = ",".join(s.trial for s in first)
@@ -248,7 +249,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--recipes", default=",".join(RECIPES), type=lambda text: text.split(","))
-    for flag, value in (("seeds", "11,12"), ("neurons", "400"), ("noise", "1"), ("films", "")):
+    texts = {"seeds": "11,12", "neurons": "400", "noise": "1", "films": "", "published_kinds": "natural"}
+    for flag, value in texts.items():
         parser.add_argument(f"--{flag}", default=value)
     sizes = {"clips": 4, "others": 2, "published_clips": 2, "train": 100, "models": 7, "steps": 400}
     for flag, value in (
