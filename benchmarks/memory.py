@@ -34,6 +34,7 @@ from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import chunking, default_recipe, published_recipe
 from neurorecon.reconstruction.loop import Recorded, Settings, State, advance
 from neurorecon.reconstruction.windows import WindowPlan
+from neurorecon.stimuli.natural import natural_movie
 
 SIZES: dict[str, dict[str, Any]] = {"small": speed.SIZES["small"], "full": parity.SIZES["paper"]}
 RECIPES = {"default": default_recipe, "published": published_recipe}
@@ -63,18 +64,7 @@ def arguments(options: argparse.Namespace) -> tuple[Settings, tuple, chunking.At
     """Settings, the other arguments of `loop.advance`, and how many windows, models and clips there are."""
     size = SIZES[options.size]
     encoder = DwiseNeuro(num_neurons=(size["neurons"],), **size["network"])
-    inputs = jax.ShapeDtypeStruct((1, encoder.window_frames, *encoder.canvas, 5), jnp.float32)
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), inputs)
-    rng = np.random.default_rng(0)
-
-    def drawn(path: Any, like: Any) -> np.ndarray:
-        if like.dtype != jnp.float32:
-            return np.zeros(like.shape, like.dtype)
-        if path[-1].key in ("var", "scale", "inv_freq"):
-            return np.ones(like.shape, np.float32)
-        return rng.standard_normal(like.shape, np.float32) / np.float32(max(1, like.size / like.shape[-1])) ** 0.5
-
-    members = [jax.tree_util.tree_map_with_path(drawn, shapes) for _ in range(options.models)]
+    members = [speed.random_variables(encoder, seed) for seed in range(options.models)]
     folded = [in_precision(encoder, member, options.precision) for member in members]
     encoder = folded[0][0]
     recipe = RECIPES[options.recipe]()
@@ -89,7 +79,7 @@ def arguments(options: argparse.Namespace) -> tuple[Settings, tuple, chunking.At
     optimiser = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (movies, options.clips, *jnp.shape(x))), recipe.update(1).init(latent[0, 0])
     )
-    trial = parity.random_trial("random", options.frames, size["neurons"])
+    trial = parity.random_trial("random", natural_movie(0, num_frames=options.frames), size["neurons"])
     responses, behaviour = (np.stack([x] * options.clips) for x in (trial.responses, trial.behaviour))
     recorded = Recorded(responses, behaviour, np.zeros(latent.shape[1:], np.float32), np.ones(size["neurons"]))
     recorded = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), recorded)

@@ -43,7 +43,6 @@ from neurorecon.evaluation.published_movie_metrics import published_movie_correl
 from neurorecon.reconstruction import published_recipe, reconstruct
 from neurorecon.recordings import Trial, open_recording, write_sensorium
 from neurorecon.stimuli.natural import natural_movie
-from neurorecon.training.folds import fold
 
 SCRIPT = "scripts/reconstruct_videos_natural.py"
 EVALUATED_FROM = 32  # the script's own scores leave out 32 frames, the paper 30
@@ -147,7 +146,7 @@ def prepare(folder: Path, reconstruction: Path, size: dict[str, Any], num_models
         save_random_model(path, size, seed)
     name = constants.index2mouse[0]
     tree = constants.sensorium_dir / name
-    trial = random_trial(name, frames, size["neurons"])
+    trial = random_trial(name, fold_0_movie(frames), size["neurons"])
     write_sensorium(tree, [trial])
     alpha = np.zeros((64, 64), np.float32)
     alpha[20:44, 12:52], alpha[26:38, 20:44] = 0.7, 1.1
@@ -195,11 +194,19 @@ def save_random_model(path: Path, size: dict[str, Any], seed: int) -> None:
     model.save(path)
 
 
-def random_trial(animal: str, frames: int, neurons: int) -> Trial:
-    """Of fold 0, the one that the script reconstructs."""
+def fold_0_movie(frames: int) -> np.ndarray:
+    """The first movie of fold 0, the one that the script reconstructs: (time, height, width)."""
+    from neurorecon.training.folds import fold  # needs ImageHash, which not every machine to be measured has
+
     seed = 0
     while fold(movie := natural_movie(seed, num_frames=frames)) != 0:
         seed += 1
+    return movie
+
+
+def random_trial(animal: str, movie: np.ndarray, neurons: int) -> Trial:
+    """Random responses and behaviour to a movie (time, height, width)."""
+    frames = len(movie)
     rng = np.random.default_rng(0)
     behaviour = np.abs(rng.normal((30.0, 5.0, 300.0, 200.0), (5.0, 5.0, 20.0, 20.0), (frames, 4)))
     responses = rng.gamma(0.5, 6.0, (frames, neurons))

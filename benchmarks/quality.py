@@ -5,9 +5,9 @@
 For each seed x number of neurons x noise level: simulates an animal (never by an encoder), trains the ensemble on its
 natural movies, reconstructs natural movies of other seeds and clips of kinds that no training movie is like (gratings,
 noise, films), by every recipe of --recipes, inside the same mask. `published` with all encoders takes hours on two
-cores: --published_clips bounds how many clips of each of --published_kinds it gets. Movies are kept under --workdir; called again, it goes
-on where it stopped. Prints the table and writes WORKDIR/quality.json. Nothing is tuned here: settings are those of
-experiments/configs, chosen on other animals.
+cores: --published_clips bounds how many clips of each of --published_kinds it gets. Movies are kept under --workdir;
+called again, it goes on where it stopped. Prints the table and writes WORKDIR/quality.json. Nothing is tuned here:
+settings are those of experiments/configs, chosen on other animals.
 
 The default size is reduced (18 x 32 pixels at 10 Hz, the full field of view), so that two cores can do it; give
 --height 36 --width 64 --frame_rate 30 --frames 300 --frame_step 3 --stride 3 for that of the demo.

@@ -37,6 +37,8 @@ from neurorecon.encoders.canvas import make_inputs
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import losses, published_recipe, reconstruct
 from neurorecon.reconstruction.windows import published_plan
+from neurorecon.recordings import Trial
+from neurorecon.stimuli.natural import natural_movie
 
 SMALL = {
     "core_features": (16, 16, 32, 32),
@@ -51,15 +53,32 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def alone(size: dict[str, Any], frames: int) -> tuple[Any, Any]:
+def random_variables(encoder: DwiseNeuro, seed: int) -> dict[str, Any]:
+    """Random weights of usual sizes, without compiling the encoder: NumPy arrays."""
+    inputs = jax.ShapeDtypeStruct((1, encoder.window_frames, *encoder.canvas, 5), jnp.float32)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), inputs)
+    rng = np.random.default_rng(seed)
+
+    def drawn(path: Any, like: Any) -> np.ndarray:
+        if like.dtype != jnp.float32:
+            return np.zeros(like.shape, like.dtype)
+        if path[-1].key in ("var", "scale", "inv_freq"):
+            return np.ones(like.shape, np.float32)
+        return rng.standard_normal(like.shape, np.float32) / np.float32(max(1, like.size / like.shape[-1])) ** 0.5
+
+    return jax.tree_util.tree_map_with_path(drawn, shapes)
+
+
+def alone(size: dict[str, Any], frames: int, models: int = 1) -> tuple[list[Any], Trial]:
     """(encoder, variables) of random weights and a trial, without the published code."""
     encoder = DwiseNeuro(num_neurons=(size["neurons"],), **size["network"])
-    inputs = jax.ShapeDtypeStruct((1, encoder.window_frames, *encoder.canvas, 5), jnp.float32)
-    variables = jax.jit(lambda key: encoder.init(key, jnp.zeros(inputs.shape)))(jax.random.key(0))
-    return (encoder, variables), parity.random_trial("random", frames, size["neurons"])
+    trial = parity.random_trial("random", natural_movie(0, num_frames=frames), size["neurons"])
+    return [(encoder, random_variables(encoder, seed)) for seed in range(models)], trial
 
 
-def ours(encoder: Any, trial: Any, updates: int, chunk: int | None, shard: str) -> float:
+def ours(
+    encoder: Any, trial: Any, updates: int, chunk: int | None = None, shard: str = "", precision: str = "float32"
+) -> float:
     """Seconds of an iteration: the first call, which may compile, is left out.
 
     The updates follow each other on the device, as in use, where a call makes 20.
@@ -75,6 +94,7 @@ def ours(encoder: Any, trial: Any, updates: int, chunk: int | None, shard: str) 
         steps_per_call=updates,
         window_chunk=chunk,
         shard=shard,
+        precision=precision,
         on_call=lambda progress: ends.append(time.perf_counter()),
     )
     return (ends[1] - ends[0]) / updates
@@ -187,7 +207,7 @@ def main() -> None:
         times: dict[str, list[float]] = {"published": [], "frozen": [], "ours": []}
         if options.sensorium is None:
             print("no checkouts of the published code were given: ours alone, random weights")
-            encoder, trial = alone(size, frames)
+            (encoder,), trial = alone(size, frames)
             times = {
                 "ours": [
                     ours(encoder, trial, options.updates, options.window_chunk, shard) for _ in range(options.turns)
