@@ -277,7 +277,7 @@ def prepare_animal(
         name=recording.name,
         recording=recording,
         readout=readout,
-        recipe=_recipe(config, prior, fitted),
+        recipe=_recipe(config, ensemble, prior, fitted),
         mask=mask,
         update_mask=update,
         decoder=decoder,
@@ -360,7 +360,10 @@ def given_alpha(folder: Path, name: str, index: int) -> np.ndarray:
 
 
 def _recipe(
-    config: ml_collections.ConfigDict, prior: dict[str, Any], fitted: Callable[[str], losses.ResponseLoss]
+    config: ml_collections.ConfigDict,
+    ensemble: Ensemble,
+    prior: dict[str, Any],
+    fitted: Callable[[str], losses.ResponseLoss],
 ) -> Recipe:
     if config.recipe == "published":
         return published_recipe(**config.published_recipe.to_dict())
@@ -369,7 +372,9 @@ def _recipe(
     changes = config.default_recipe.to_dict()
     likelihood, weight = changes.pop("likelihood"), changes.pop("likelihood_weight")
     loss = losses.poisson if likelihood == "poisson" else fitted(likelihood)
-    return default_recipe(**prior, losses={likelihood: (weight, loss)}, **changes)
+    # The frames between those of a stream repeat what it says, and are no news of their own.
+    streams = float(np.mean([encoder.frame_step for encoder, _ in ensemble.members]))
+    return default_recipe(**prior, losses={likelihood: (weight / streams, loss)}, **changes)
 
 
 def frame_step_of(ensemble: Ensemble) -> int:

@@ -103,7 +103,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.default_recipe = ml_collections.ConfigDict()
     # See neurorecon.reconstruction.likelihoods; all but "poisson" are fitted to validation trials.
     config.default_recipe.likelihood = "autoregressive"
-    config.default_recipe.likelihood_weight = 0.15
+    # Divided by the encoders' frame_step: interleaved streams of frames say the same, and are no news of their own.
+    config.default_recipe.likelihood_weight = 0.45
     config.default_recipe.learning_rate = 0.4
     config.default_recipe.num_steps = 40
     config.published_recipe = ml_collections.ConfigDict()
@@ -234,7 +235,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.tune = ml_collections.ConfigDict()
     config.tune.clips = 4  # validation clips to score on, 2 at least; never of the tier that is reported
     config.tune.likelihoods = "autoregressive,quasi_poisson,autoregressive_gain,negative_binomial,gamma_with_zeros"
-    config.tune.likelihood_weights = "0.04,0.08,0.15,0.3,0.6"
+    config.tune.likelihood_weights = "0.11,0.22,0.45,0.9,1.8"
     config.tune.learning_rates = "0.2,0.4,0.8"
     config.tune.num_steps = "20,40,80"
     config.tune.spectra = "measured"  # or also "natural", "flat"

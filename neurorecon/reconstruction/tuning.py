@@ -70,7 +70,7 @@ def clip_scorer(
     Likelihoods are fitted to one half of the clips for the other, so that one with more parameters has no advantage.
 
     Args:
-      encoders: of one frame step.
+      encoders: of one frame step, by which the likelihood's weight is divided, see `config.default_recipe`.
       clips: of equal length, two at least, which encoders and prior were not fitted to.
       spectra: name -> prior variance of the cosine coefficients, as `default_recipe` takes it.
       prior_mean: grey value, to which a clip's `baseline` is added.
@@ -105,7 +105,7 @@ def clip_scorer(
             recipe = default_recipe(
                 power=spectra[settings["spectrum"]],
                 prior_mean=prior_mean,
-                losses={name: (1.0, scaled(fitted[name, half], settings["likelihood_weight"]))},
+                losses={name: (1.0, scaled(fitted[name, half], settings["likelihood_weight"] / min(steps)))},
                 update=adam_at(settings["learning_rate"]),
                 num_steps=int(settings["num_steps"]),
             )
