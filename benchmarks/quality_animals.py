@@ -152,7 +152,8 @@ def _test_movies(
             "grating",
             clip,
             grating(
-                spatial_frequency=float(rng.choice([0.018, 0.025, 0.036])),
+                # Eight to sixteen pixels a cycle: what can be seen goes with the resolution.
+                spatial_frequency=float(rng.choice([0.061, 0.085, 0.122])) / screen.degrees_per_pixel,
                 temporal_frequency=float(rng.choice([0.5, 1.0, 2.0])),
                 direction=float(rng.uniform(0, 2 * np.pi)),
                 contrast=0.8,
