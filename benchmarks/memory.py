@@ -102,7 +102,7 @@ def compiled(settings: Settings, rest: tuple, limit: float, name: str) -> None:
         "temporary": analysis.temp_size_in_bytes,
         "results": analysis.output_size_in_bytes,
     }
-    total = sum(parts.values()) / GIB
+    total = (sum(parts.values()) - analysis.alias_size_in_bytes) / GIB  # the new state lies where the old one was
     print(
         f"{name}: {total:.2f} GiB ({', '.join(f'{part} {value / GIB:.2f}' for part, value in parts.items())}), "
         f"compiled in {took:.0f} s; {limit:g} GiB {'hold' if total <= limit else 'DO NOT hold'} it",
@@ -151,9 +151,9 @@ def main() -> None:
                 )
                 compiled(fits, rest, options.device_gib, "as on an accelerator")
         if options.run:
-            advance(settings, np.int32(0), *rest[1:])  # compiles
+            state, _ = advance(settings, np.int32(0), *rest[1:])  # compiles, and takes the state
             start = time.perf_counter()
-            state, _ = jax.block_until_ready(advance(settings, *rest))
+            state, _ = jax.block_until_ready(advance(settings, rest[0], state, *rest[2:]))
             took = time.perf_counter() - start
             if not np.isfinite(np.asarray(state.latent)).all():
                 raise NeuroreconError("the update is not finite")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from experiments.descents import Descent, arguments_of, behaviour_of, kept_in, movie_path, neurons_of, responses_of
 from experiments.inputs import Ensemble
-from neurorecon import runs
+from neurorecon import hosts, runs
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import Progress, Reconstruction, reconstruct_clips
 from neurorecon.reconstruction.padding import padded, padded_length, unpadded, why_not
@@ -71,8 +71,8 @@ class Group(NamedTuple):
 
 
 def devices_for_clips(config: ml_collections.ConfigDict) -> int:
-    """How many devices each have clips of their own, whatever the number of clips."""
-    return jax.local_device_count() if config.shard == "clips" else 1
+    """How many devices, of all hosts, each have clips of their own, whatever the number of clips."""
+    return jax.device_count() if config.shard == "clips" else 1
 
 
 def clips_at_once(config: ml_collections.ConfigDict) -> int:
@@ -94,7 +94,7 @@ def clips_at_once(config: ml_collections.ConfigDict) -> int:
         return config.clips_at_once // devices * devices
     if jax.default_backend() == "cpu":
         return devices
-    return ON_ACCELERATORS * (jax.local_device_count() if config.shard in ("clips", "auto") else 1)
+    return ON_ACCELERATORS * (jax.device_count() if config.shard in ("clips", "auto") else 1)
 
 
 def groups_of(
@@ -102,7 +102,8 @@ def groups_of(
 ) -> list[Group]:
     """Descents that are left to do in groups, in the order of each group's first.
 
-    Clips that were under way together stay together where there is room for them.
+    Clips that were under way together stay together where there is room for them. Of several hosts the first looks at
+    the folders, and has the states.
 
     Args:
       config, folder: of the run.
@@ -112,6 +113,18 @@ def groups_of(
     Raises:
       NeuroreconError: a state that is damaged, or more neurons asked for than there are.
     """
+    groups: list[Group] = []
+    places = {id(descent): place for place, descent in enumerate(descents)}
+
+    def found() -> list[Any]:
+        groups.extend(_groups(config, folder, states, descents))
+        return [[[places[id(d)] for d in group.descents], group.size, group.length] for group in groups]
+
+    told = hosts.from_first(found)
+    return groups or [Group([descents[place] for place in each], size, length, None) for each, size, length in told]
+
+
+def _groups(config: ml_collections.ConfigDict, folder: Path, states: Path, descents: Sequence[Descent]) -> list[Group]:
     most, devices = clips_at_once(config), devices_for_clips(config)
     begun = _begun(folder, states)
     if all(d.path.is_file() for d in descents):
@@ -209,15 +222,19 @@ def descended(
     """
     first, number = group.descents[0], len(group.descents)
     fill = [*range(number), *[0] * (group.size - number)]
-    responses = [responses_of(config, ensemble, d) for d in group.descents]
-    behaviour = [behaviour_of(config, d) for d in group.descents]
-    neurons = neurons_of(config, first)
-    baselines = [first.animal.baseline(one, neurons) for one in responses]
-    given = (
-        np.stack([responses[k] for k in fill]),
-        np.stack([behaviour[k] for k in fill]),
-        None if baselines[0] is None else np.stack([baselines[k] for k in fill]),  # type: ignore[arg-type]
-    )
+
+    def prepared() -> tuple[list[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        responses = [responses_of(config, ensemble, d) for d in group.descents]
+        behaviour = [behaviour_of(config, d) for d in group.descents]
+        neurons = neurons_of(config, first)
+        baselines = [first.animal.baseline(one, neurons) for one in responses]
+        return responses, (
+            np.stack([responses[k] for k in fill]),
+            np.stack([behaviour[k] for k in fill]),
+            None if baselines[0] is None else np.stack([baselines[k] for k in fill]),  # type: ignore[arg-type]
+        )
+
+    responses, given = hosts.agreed(prepared)
     arguments = arguments_of(config, first)
     recipe, encoders = arguments["recipe"], ensemble.members[: first.num_models]
     num_frames, fills = len(responses[0]), bool(config.length_bucket) and not why_not(recipe)

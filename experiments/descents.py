@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from experiments.cli import listed
 from experiments.inputs import Ensemble
 from experiments.preparation import Animal
-from neurorecon import runs
+from neurorecon import hosts, runs
 from neurorecon.encoders import predict_ensemble, predict_trial
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import shuffled_neurons
@@ -153,8 +154,11 @@ def resumable(store: Path, bar: tqdm, checkpoint_seconds: float) -> Iterator[dic
       bar: counts the descent's steps.
       checkpoint_seconds: between two writings.
     """
-    progress = Progress.from_arrays(runs.load_arrays(store)) if store.is_file() else None
-    with kept_in(store, bar, checkpoint_seconds, progress) as resume:
+
+    def found() -> Progress | None:
+        return Progress.from_arrays(runs.load_arrays(store)) if hosts.is_first() and store.is_file() else None
+
+    with kept_in(store, bar, checkpoint_seconds, hosts.agreed(found)) as resume:
         yield resume
 
 
@@ -169,7 +173,7 @@ def kept_in(
     clips: int = 1,
     last_step: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """As `resumable`, for a descent that goes on from `progress`.
+    """As `resumable`, for a descent that goes on from `progress`. Of several hosts the first has the file.
 
     Args:
       store, bar, checkpoint_seconds: as in `resumable`.
@@ -181,16 +185,21 @@ def kept_in(
     saved, counted = time.monotonic(), 0 if progress is None else progress.step
     bar.update(counted * clips)
 
-    def on_call(progress: Progress) -> None:
-        nonlocal saved, counted
-        bar.update((progress.step - counted) * clips)
-        counted = progress.step
-        if time.monotonic() - saved > checkpoint_seconds or counted == last_step:
+    def save_if_due(progress: Progress) -> None:
+        nonlocal saved
+        if time.monotonic() - saved > checkpoint_seconds or progress.step == last_step:
             runs.save_arrays(store, {**progress.to_arrays(), **(labels or {})})
             saved = time.monotonic()
 
+    def on_call(progress: Progress) -> None:
+        nonlocal counted
+        bar.update((progress.step - counted) * clips)
+        counted = progress.step
+        hosts.from_first(partial(save_if_due, progress))
+
     yield {"progress": progress, "on_call": on_call}
-    store.unlink(missing_ok=True)
+    if hosts.is_first():
+        store.unlink(missing_ok=True)
 
 
 def _seed(seed: int, descent: Descent) -> list[int]:

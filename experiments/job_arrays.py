@@ -61,23 +61,33 @@ def told(descents: Sequence[Descent]) -> str:
     )
 
 
-@contextlib.contextmanager
-def first_alone(config: ml_collections.ConfigDict, folder: Path, animals: Sequence[str]) -> Iterator[None]:
-    """Of jobs that begin together one is inside, and makes what is kept for all; the others wait until that is there.
+def made_once(config: ml_collections.ConfigDict, folder: Path, animals: Sequence[str]) -> list[Path]:
+    """Files of a preparation that one process makes for all: masks, and decoders that are trained.
 
-    Masks are measured, and decoders trained, once. The rest of a preparation each job works out from the same numbers.
+    The rest of a preparation each works out from the same numbers.
 
     Args:
       config: of the run.
       folder: of the run.
       animals: whose masks are kept.
+    """
+    files = [folder / "masks" / f"{name}.npz" for name in animals]
+    if config.prior.mean == "convolutional_decoder":
+        files += [folder / "controls" / "convolutional_decoder" / f"{name}.npz" for name in animals]
+    return files
+
+
+@contextlib.contextmanager
+def first_alone(config: ml_collections.ConfigDict, folder: Path, animals: Sequence[str]) -> Iterator[None]:
+    """Of jobs that begin together one is inside, and makes what is kept for all; the others wait until that is there.
+
+    Args:
+      config, folder, animals: see `made_once`.
 
     Raises:
       NeuroreconError: the file system has no locks.
     """
-    needed = [folder / "masks" / f"{name}.npz" for name in animals]
-    if config.prior.mean == "convolutional_decoder":
-        needed += [folder / "controls" / "convolutional_decoder" / f"{name}.npz" for name in animals]
+    needed = made_once(config, folder, animals)
     if all(path.is_file() for path in needed):
         yield
         return

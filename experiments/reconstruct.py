@@ -6,7 +6,8 @@
 Trains encoders first where none are given. Writes, for each clip, WORKDIR/reconstructions/ANIMAL/TRIAL.npz and
 WORKDIR/movies/ANIMAL_TRIAL.mp4, the controls' movies under WORKDIR/controls/, then metrics.json and report.html. Called
 again, it goes on where it stopped. Several processes share the movies with --config.job=K/N each; the same command
-without it then scores them.
+without it then scores them. With --config.hosts=auto the same command, started once on each of several hosts that share
+WORKDIR, is one run over the devices of all; see docs/clusters.md.
 """
 
 import contextlib
@@ -18,27 +19,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.corrections import Correction, save_movie, spread_clips
+from experiments.decoder_training import NAME
 from experiments.descent_groups import clips_at_once, descended, groups_of
-from experiments.descents import Descent, arguments_of, behaviour_of, members_of, movie_path, neurons_of, resumable
+from experiments.descents import Descent, members_of, movie_path
 from experiments.evaluate import evaluate
 from experiments.inputs import Ensemble, ensemble_of, fold_clips, located, recordings_of
-from experiments.job_arrays import Job, first_alone, job_of, told
+from experiments.job_arrays import Job, first_alone, job_of, made_once, told
 from experiments.preparation import Animal, Kept, given_alpha, prepare_animal
 from experiments.report import report
 from experiments.spectra import PRIOR_MEANS
 from experiments.train import train_encoders
-from neurorecon import runs
-from neurorecon.encoders.canvas import crop_from_canvas
+from neurorecon import hosts, runs
 from neurorecon.errors import NeuroreconError
-from neurorecon.evaluation import fit_spread_scale
-from neurorecon.files import save_npz
-from neurorecon.reconstruction import Posterior, Reconstruction, sample_posterior
-from neurorecon.reconstruction.calibration import Calibration
+from neurorecon.reconstruction import Posterior, Reconstruction
 from neurorecon.reconstruction.likelihoods import LIKELIHOODS
 
 # A run goes on only with the same of these; more clips can be asked for later.
@@ -88,6 +88,8 @@ def reconstruct_recordings(
       films: also the films and the page.
       kept: of earlier jobs of this process, whose encoders and preparations serve this one where they are the same.
 
+    Where several hosts have joined, all call this alike; the first alone writes, and has something to return.
+
     Raises:
       NeuroreconError: bad config, recordings or encoders, or a descent that is not finite.
     """
@@ -96,8 +98,23 @@ def reconstruct_recordings(
             "--config.job: expected '' here, since experiments.reconstruct alone shares its movies among jobs, found "
             f"{config.job!r}"
         )
-    prepared = _prepared(config, workdir, kept, None)
-    _run(prepared.config, prepared.folder, prepared.ensemble, prepared.descents(), None)
+    metrics: dict[str, Any] = {}
+    with hosts.together():
+        prepared = _prepared(config, workdir, kept, None)
+        _run(prepared.config, prepared.folder, prepared.ensemble, prepared.descents(), None)
+
+        def finish() -> None:
+            _make_controls(prepared)
+            metrics.update(evaluate(workdir))
+            if films:
+                report(workdir)
+
+        hosts.from_first(finish)
+    return metrics
+
+
+def _make_controls(prepared: _Prepared) -> None:
+    """Those that take no descent."""
     for job in (prepared.folder / "progress").glob("*-of-*"):
         shutil.rmtree(job, ignore_errors=True)  # of jobs that were killed, whose movies were made here
     for animal, ids in zip(prepared.animals, prepared.chosen):
@@ -105,10 +122,6 @@ def reconstruct_recordings(
             animal.decode(prepared.folder, ids)
         if "prior_alone" in prepared.controls:
             animal.draw_from_prior(prepared.folder, ids, seed=prepared.config.seed)
-    metrics = evaluate(workdir)
-    if films:
-        report(workdir)
-    return metrics
 
 
 def reconstruct_share(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -136,16 +149,13 @@ def _prepared(config: ml_collections.ConfigDict, workdir: str, kept: Kept | None
     for control in controls:
         if control not in CONTROLS:
             raise NeuroreconError(f"--config.controls: expected some of {', '.join(CONTROLS)}, found {control!r}")
+    hosts.expect_joined(config.hosts)
     _check_choices(config)
-    config = located(config)
-    recordings = recordings_of(config)
-    chosen = [trials_of(r, config) for r in recordings]
-    if config.mask.files:
-        for index, recording in enumerate(recordings):
-            given_alpha(Path(config.mask.files), recording.name, index)
+    config, recordings, chosen = hosts.agreed(lambda: _given(config))
     paths = cli.listed(config.encoders)
+    # Not inside `agreed`: Orbax has a barrier of its own after reading.
     given = (kept.ensemble(paths) if kept else ensemble_of(paths)) if paths else None
-    folder = cli.claim(workdir, config, "reconstruct", KEYS)
+    folder = Path(hosts.from_first(lambda: str(cli.claim(workdir, config, "reconstruct", KEYS))))
     ensemble = members_of(config, given or train_encoders(config, workdir))
     if "ceiling" in controls and len(ensemble.members) < 2:
         print("ceiling: left out, it takes two encoders (config.num_models)")
@@ -153,13 +163,45 @@ def _prepared(config: ml_collections.ConfigDict, workdir: str, kept: Kept | None
     if "prior_alone" in controls and config.recipe == "published":
         print("prior_alone: left out, the published recipe has no prior")
         controls.remove("prior_alone")
-    linear = job is None and "linear_decoder" in controls
-    with first_alone(config, folder, [r.name for r in recordings]) if job else contextlib.nullcontext():
-        animals = [
+    linear = job is None and "linear_decoder" in controls and hosts.is_first()
+
+    def prepare() -> list[Animal]:
+        return [
             prepare_animal(config, folder, recording, ensemble, index, linear=linear, kept=kept)
             for index, recording in enumerate(recordings)
         ]
+
+    names = [r.name for r in recordings]
+    if hosts.several():
+        hosts.from_first(lambda: _check_decoders(config, folder, names))
+    with first_alone(config, folder, names) if job else contextlib.nullcontext():
+        there = hosts.from_first(lambda: all(path.is_file() for path in made_once(config, folder, names)))
+        animals = hosts.agreed(prepare) if there else hosts.after_first(prepare)
     return _Prepared(config, folder, ensemble, animals, chosen, controls)
+
+
+def _check_decoders(config: ml_collections.ConfigDict, folder: Path, names: list[str]) -> None:
+    """Several hosts don't train decoders: Orbax would have each keep the other's time."""
+    missing = [path for path in made_once(config, folder, names) if path.parent.name == NAME and not path.is_file()]
+    if missing:
+        raise NeuroreconError(
+            f"{missing[0]}: expected the decoder of --config.prior.mean={config.prior.mean}, which one host trains, "
+            "found none; make a clip without --config.hosts first (--config.max_clips=1)"
+        )
+
+
+def _given(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, list[Any], list[list[str]]]:
+    """The config with what is found in folders, recordings, and clips of each; encoders and masks are there."""
+    config = located(config)
+    recordings = recordings_of(config)
+    chosen = [trials_of(r, config) for r in recordings]
+    if config.mask.files:
+        for index, recording in enumerate(recordings):
+            given_alpha(Path(config.mask.files), recording.name, index)
+    for path in map(Path, cli.listed(config.encoders)):
+        if not path.exists():
+            raise NeuroreconError(f"{path}: expected a work folder of a training or an encoder, found neither")
+    return config, recordings, chosen
 
 
 def _check_choices(config: ml_collections.ConfigDict) -> None:
@@ -170,6 +212,11 @@ def _check_choices(config: ml_collections.ConfigDict) -> None:
             found = found[part]
         if found not in choices:
             raise NeuroreconError(f"--config.{key}: expected one of {', '.join(choices)}, found {found!r}")
+    if hosts.several() and not config.shard:
+        raise NeuroreconError(
+            f"--config.shard: expected clips, models, windows or auto, which the {jax.process_count()} hosts share, "
+            "found ''"
+        )
     clips_at_once(config)
     if config.length_bucket < 0:
         raise NeuroreconError(f"--config.length_bucket: expected 0 frames or more, found {config.length_bucket}")
@@ -222,7 +269,7 @@ def _descents(
 ) -> Iterator[Descent]:
     # First, since the others are calibrated by them.
     for animal in animals:
-        for trial in animal.validation[: max(animal.calibration_clips, _spread_clips(config))]:
+        for trial in animal.validation[: max(animal.calibration_clips, spread_clips(config))]:
             path = movie_path(folder, "validation", animal.name, trial.id)
             yield Descent("validation", animal, trial.id, path, len(ensemble.members))
     kinds = ["reconstruction", *(c for c in controls if c in ("shuffled_neurons", "ceiling"))]
@@ -243,11 +290,13 @@ def _run(
         print(f"{len(descents) - len(left)} of {len(descents)} movies are there")
     steps = config.num_steps or (left[0].animal.recipe.num_steps if left else 0)
     states = folder / "progress" / job.name if job else folder / "progress"
-    log = runs.MetricsLog(folder / f"reconstruction{f'-{job.name}' if job else ''}.jsonl")
+    path = folder / f"reconstruction{f'-{job.name}' if job else ''}.jsonl"
+    log = hosts.agreed(lambda: runs.MetricsLog(path) if hosts.is_first() else None)
     sampled = sum(d.has_spread for d in left) if config.posterior.samples else 0
+    total = steps * (len(left) + sampled)
     done = 0
-    with tqdm(total=steps * (len(left) + sampled), desc="reconstruct", unit="step", mininterval=2.0) as bar:
-        correct = _Correction(config, folder, states, ensemble, bar)
+    with tqdm(total=total, desc="reconstruct", unit="step", mininterval=2.0, disable=not hosts.is_first()) as bar:
+        correct = Correction(config, folder, states, ensemble, bar)
         for group in groups_of(config, folder, states, descents):
             first, together = group.descents[0], len(group.descents)
             which = f"movie {done + 1}" if together == 1 else f"movies {done + 1} to {done + together}"
@@ -259,130 +308,52 @@ def _run(
                 shared = (time.monotonic() - started) / together  # each clip's part of the time of all
                 for descent, (responses, result) in zip(group.descents, found):
                     started = time.monotonic()
-                    movie, result, spread = correct(descent, responses, result)
-                    cost = {"seconds": shared + time.monotonic() - started, "clips_together": together}
-                    _save(descent, movie, result, cost, spread, all_movies=config.save_movies)
-                    log.write(
-                        {
-                            "kind": descent.kind,
-                            "animal": descent.animal.name,
-                            "trial": descent.trial_id,
-                            "loss": [float(x) for x in result.trace["loss"][[0, -1]]],
-                            **cost,
-                        }
+                    posterior = correct.sampled(descent, responses, result.movie)
+                    cost = {"seconds": shared - started, "clips_together": together}
+                    hosts.from_first(
+                        functools.partial(_keep, config, correct, log, descent, responses, result, posterior, cost)
                     )
             done += together
     if job and states.is_dir() and not any(states.iterdir()):
         states.rmdir()
 
 
-class _Correction:
-    """What follows the descent of a clip: samples of its posterior, and calibration by the validation clips."""
-
-    def __init__(
-        self, config: ml_collections.ConfigDict, folder: Path, states: Path, ensemble: Ensemble, bar: tqdm
-    ) -> None:
-        self._config, self._states, self._ensemble, self._bar = config, states, ensemble, bar
-        # Once for each animal, after its validation clips.
-        self._scale = functools.cache(lambda name: _spread_scale(config, folder, self._animals[name]))
-        self._calibration = functools.cache(lambda name: _calibration(folder, self._animals[name]))
-        self._animals: dict[str, Animal] = {}
-
-    def samples(self, descent: Descent) -> bool:
-        return self._config.posterior.samples > 0 and descent.has_spread
-
-    def __call__(
-        self, descent: Descent, responses: np.ndarray, result: Reconstruction
-    ) -> tuple[np.ndarray, Reconstruction, dict[str, Any]]:
-        """The movie, the reconstruction with the cost of the samples, and what tells the movie's spread."""
-        movie, name = result.movie, descent.animal.name
-        self._animals[name] = descent.animal
-        spread: dict[str, Any] = {}
-        if self.samples(descent):
-            posterior = _sample(self._config, self._states, self._ensemble, descent, responses, movie, self._bar)
-            scale = self._scale(name) if descent.kind == "reconstruction" else 1.0
-            spread = {"movie_std": np.float32(scale) * posterior.std, "spread_scale": scale}
-            result = dataclasses.replace(result, encoder_windows=result.encoder_windows + posterior.encoder_windows)
-        if descent.kind != "validation":
-            calibration: Calibration | None = self._calibration(name)
-            if calibration is not None:
-                movie = calibration.apply(movie, descent.animal.decoded(responses))
-        return movie, result, spread
-
-
-def _calibration(folder: Path, animal: Animal) -> Calibration | None:
-    paths = [movie_path(folder, "validation", animal.name, t.id) for t in animal.validation]
-    return animal.calibration([runs.load_arrays(path)["movie"] for path in paths[: animal.calibration_clips]])
-
-
-def _spread_clips(config: ml_collections.ConfigDict) -> int:
-    return config.posterior.validation_clips if config.posterior.samples else 0
-
-
-def _spread_scale(config: ml_collections.ConfigDict, folder: Path, animal: Animal) -> float:
-    """What the posterior's spread is multiplied by, from the first validation clips; 1 where none are asked for."""
-    trials = animal.validation[: _spread_clips(config)]
-    if not trials:
-        return 1.0
-    stored = [runs.load_arrays(movie_path(folder, "validation", animal.name, t.id)) for t in trials]
-    return fit_spread_scale(
-        [t.stimulus[config.skip_frames :] for t in trials],
-        [arrays["movie"][config.skip_frames :] for arrays in stored],
-        [arrays["movie_std"][config.skip_frames :] for arrays in stored],
-        animal.mask,
+def _keep(
+    config: ml_collections.ConfigDict,
+    correct: Correction,
+    log: runs.MetricsLog | None,
+    descent: Descent,
+    responses: np.ndarray,
+    result: Reconstruction,
+    posterior: Posterior | None,
+    cost: dict[str, Any],
+) -> None:
+    """Writes a movie that has been descended, then the log; `cost` with seconds to which the time by now is added."""
+    assert log is not None
+    movie, spread = correct(descent, responses, result.movie, posterior)
+    if posterior is not None:
+        windows = result.encoder_windows + posterior.encoder_windows
+        result = dataclasses.replace(result, encoder_windows=windows)
+    cost = cost | {"seconds": cost["seconds"] + time.monotonic()}
+    save_movie(descent, movie, result, cost, spread, all_movies=config.save_movies)
+    log.write(
+        {
+            "kind": descent.kind,
+            "animal": descent.animal.name,
+            "trial": descent.trial_id,
+            "loss": [float(x) for x in result.trace["loss"][[0, -1]]],
+            **cost,
+        }
     )
 
 
-def _sample(
-    config: ml_collections.ConfigDict,
-    states: Path,
-    ensemble: Ensemble,
-    descent: Descent,
-    responses: np.ndarray,
-    movie: np.ndarray,
-    bar: tqdm,
-) -> Posterior:
-    animal = descent.animal
-    assert animal.noise is not None
-    store = states / f"posterior-{descent.kind}-{animal.name}-{descent.trial_id}.npz"
-    with resumable(store, bar, config.checkpoint_seconds) as resume:
-        return sample_posterior(
-            ensemble.members[: descent.num_models],
-            responses,
-            behaviour_of(config, descent),
-            noise=animal.noise,
-            num_samples=config.posterior.samples,
-            movie=movie,
-            baseline=animal.baseline(responses, neurons_of(config, descent)),
-            **arguments_of(config, descent),
-            **resume,
-        )
-
-
-def _save(
-    descent: Descent,
-    movie: np.ndarray,
-    result: Reconstruction,
-    cost: dict[str, Any],
-    spread: dict[str, Any],
-    *,
-    all_movies: bool,
-) -> None:
-    arrays: dict[str, Any] = {
-        "movie": movie,
-        "mask": descent.animal.mask,
-        "animal": descent.animal.name,
-        "trial": descent.trial_id,
-        "encoder_windows": result.encoder_windows,
-        **cost,
-    }
-    if all_movies:
-        arrays["movies"] = crop_from_canvas(result.movies, movie.shape[1:])
-    traces = {f"trace_{k}": v for k, v in result.trace.items() if not k.startswith("window_")}
-    save_npz(descent.path, **arrays, **spread, **traces)
-
-
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+    if config.job and config.hosts:
+        raise NeuroreconError(
+            f"--config.job: expected '' with --config.hosts, found {config.job!r}; share the movies among jobs of one "
+            "host, or have several hosts make each movie together"
+        )
+    hosts.join(config.hosts)
     if config.job:
         reconstruct_share(config, workdir)
     else:

@@ -23,12 +23,11 @@ from tqdm import tqdm
 from experiments import cli
 from experiments.cli import listed
 from experiments.inputs import Ensemble, check_architecture, encoder_of, ensemble_of, recordings_of
-from neurorecon import runs
+from neurorecon import hosts, runs
 from neurorecon.encoders import ARCHITECTURES, save_encoder
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import save_json
 from neurorecon.recordings.prepared import PreparedRecording, prepare
-from neurorecon.training import hosts
 from neurorecon.training.distillation import Teachers, make_teachers
 from neurorecon.training.initialise import stimulus_statistics
 from neurorecon.training.new_animals import encoder_for, with_cores
@@ -60,11 +59,7 @@ def train_encoders(config: ml_collections.ConfigDict, workdir: str) -> Ensemble:
     Raises:
       NeuroreconError: bad config, recordings or checkpoint, or a loss that is not finite.
     """
-    if config.hosts and not jax.distributed.is_initialized():
-        raise NeuroreconError(
-            f"--config.hosts: expected '' here, since experiments.train alone runs on several hosts, found "
-            f"{config.hosts!r}; train the encoders first"
-        )
+    hosts.expect_joined(config.hosts)
     if config.num_models < 1:
         raise NeuroreconError(f"--config.num_models: expected at least 1, found {config.num_models}")
     # Before the work folder is claimed: a slip must not stand there as what the job was begun with.
@@ -224,10 +219,7 @@ def _prepared(recording: Any, cache: Path) -> PreparedRecording:
     """The recording ready for drawing; the first of several hosts makes the cache, the others then find it."""
     if _bytes(recording) < 2 << 30:
         return prepare(recording, None)
-    if not hosts.several():
-        return prepare(recording, cache)
-    hosts.from_first(lambda: prepare(recording, cache).name)
-    return prepare(recording, cache)
+    return hosts.after_first(lambda: prepare(recording, cache))
 
 
 def _bytes(recording: Any) -> int:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+import experiments.corrections
 import experiments.descent_groups
 import experiments.reconstruct
 from experiments.descent_groups import clips_at_once
@@ -149,9 +150,9 @@ def starts(monkeypatch):
     [
         ("save_arrays", 1, True, [(3, 0), (3, 0), (3, 0), (3, 0)]),
         ("save_arrays", 2, False, [(3, 4), (3, 0), (3, 0), (3, 0)]),
-        ("_save", 1, True, [(3, 6), (3, 0), (3, 0), (3, 0)]),
-        ("_save", 2, False, [(3, 6), (3, 0), (3, 0), (3, 0)]),  # two of three are there
-        ("_save", 3, False, [(3, 0), (3, 0), (3, 0)]),
+        ("save_movie", 1, True, [(3, 6), (3, 0), (3, 0), (3, 0)]),
+        ("save_movie", 2, False, [(3, 6), (3, 0), (3, 0), (3, 0)]),  # two of three are there
+        ("save_movie", 3, False, [(3, 0), (3, 0), (3, 0)]),
         ("save_arrays", 5, False, [(3, 4), (3, 0), (3, 0)]),  # in a group that is filled up
     ],
 )
@@ -204,7 +205,7 @@ def test_samples_of_the_posterior_do_not_cost_the_descent_of_all(given, tmp_path
     changes = {"controls": "", "max_clips": 2, "clips_at_once": 2, "posterior__samples": 2, "checkpoint_seconds": 1e9}
     changes |= {"posterior__validation_clips": 0}
     begun_and_killed(
-        given, tmp_path, monkeypatch, experiments.reconstruct, "sample_posterior", 2, before=True, **changes
+        given, tmp_path, monkeypatch, experiments.corrections, "sample_posterior", 2, before=True, **changes
     )
     starts.clear()
     run(given, tmp_path, **changes)
@@ -216,7 +217,7 @@ def test_how_many_at_once(monkeypatch):
     def number(shard="", asked=0):
         return clips_at_once(tiny_config(shard=shard, clips_at_once=asked))
 
-    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
     assert [number(shard) for shard in ("", "models", "windows", "auto", "clips")] == [1, 1, 1, 1, 4]
     assert number("", 3) == 3 and number("clips", 9) == 8
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from experiments.train import train_encoders
+from neurorecon import hosts
 from neurorecon.errors import NeuroreconError
 from neurorecon.runs import read_metrics
-from neurorecon.training import hosts
 from neurorecon.training.trainer import draw_batches
 from tests.test_training import ENCODER, SETTINGS, animal
 from tests.tiny_run import simulated, tiny_config, weights
@@ -28,7 +28,7 @@ PROGRAM = """
 import sys
 from experiments import train
 from neurorecon.runs import Checkpoints
-from neurorecon.training import hosts
+from neurorecon import hosts
 from tests.tiny_run import tiny_config
 
 tree, folder, key = sys.argv[1:]
@@ -191,7 +191,7 @@ def test_hosts_that_are_not_meant(tmp_path):
     with pytest.raises(NeuroreconError, match="expected '' or 'auto', found 'all'"):
         hosts.join("all")
     # Another experiment, which trains its own encoders, does not join anybody.
-    with pytest.raises(NeuroreconError, match=r"experiments\.train alone"):
+    with pytest.raises(NeuroreconError, match=r"experiments\.train and experiments\.reconstruct alone"):
         train_encoders(tiny_config(hosts="auto"), str(tmp_path))
 
 

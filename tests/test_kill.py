@@ -141,8 +141,8 @@ RECONSTRUCTION_POINTS = [
     (experiments.reconstruct.runs, "save_arrays", 1, True),
     (experiments.reconstruct.runs, "save_arrays", 2, False),
     (experiments.reconstruct.runs, "save_arrays", 5, False),
-    (experiments.reconstruct, "_save", 1, True),
-    (experiments.reconstruct, "_save", 3, False),
+    (experiments.reconstruct, "save_movie", 1, True),
+    (experiments.reconstruct, "save_movie", 3, False),
     (experiments.reconstruct, "evaluate", 1, True),
 ]
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A layer imports from lower lines only, never from its own line or from a higher one.
 LAYERS = [
     ["errors"],
-    ["files"],
+    ["files", "hosts"],
     ["recordings", "stimuli", "evaluation"],
     ["simulation"],
     ["encoders"],

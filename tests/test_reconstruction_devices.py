@@ -13,7 +13,7 @@ from neurorecon.reconstruction.devices import Work, descent_meshes
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
-import sys
+import importlib, sys
 import jax, numpy as np
 from neurorecon.encoders import depthwise
 from neurorecon.reconstruction import Progress, default_recipe, published_recipe, reconstruct_clips
@@ -28,6 +28,14 @@ CASES = {
     "clips": ("clips", default_recipe(), 1, 4),
     "auto": ("auto", default_recipe(), 2, 2),
 }
+descents = importlib.import_module("neurorecon.reconstruction.reconstruct")
+advance, used = descents.advance, []
+
+def watched(*args):
+    used.append(len(args[2].latent.sharding.device_set))
+    return advance(*args)
+
+descents.advance = watched
 clips = toy_clips(4)
 out = {"devices": jax.device_count()}
 for case, (shard, recipe, models, number) in CASES.items():
@@ -40,8 +48,7 @@ for case, (shard, recipe, models, number) in CASES.items():
         name = f"{case}/shared" if way else f"{case}/alone"
         out |= {f"{name}/movies": found.movies, f"{name}/window_loss": found.trace["window_loss"]}
         out |= {f"{name}/loss": found.trace["loss"]}
-        latent = stored[0].states[0].latent
-        out[f"{name}/devices"] = len(latent.sharding.device_set)
+        out[f"{name}/devices"] = used[-1]
     arrays = {name: np.array(values) for name, values in stored[0].to_arrays().items()}
     again = reconstruct_clips(encoders, *given, shard=shard, progress=Progress.from_arrays(arrays), **options)
     out[f"{case}/resumed"] = np.array_equal(again.movies, found.movies)

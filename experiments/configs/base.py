@@ -77,7 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.core_from = ""  # work folder of trained encoders: keeps their core, fits readouts of new animals
     config.training.distil_from = ""  # work folders of trained encoders: fill in the other animals' responses
     config.training.distil_ratio = 0.36  # share of the loss that their predictions have
-    config.hosts = ""  # or "auto": the same command on several hosts is one training, of experiments.train
+    config.hosts = ""  # or "auto": the same command on several hosts is one run, of experiments.train or .reconstruct
     config.validation_tier = "train"  # "train": `validation_trials` of the training trials are held out
 
     # Reconstruction.

@@ -2,10 +2,12 @@
 
 Every device runs the whole loop (`jax.shard_map`) for its own clips and models and its part of their windows. Gradients
 of one movie are summed over devices once a step; what follows from the sum (the update) each works out for itself.
+Where several hosts have joined (`hosts.join`), the devices are those of all of them, as many of each.
 """
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from neurorecon import hosts
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction.windows import WindowPlan
 
@@ -36,32 +39,62 @@ class Work(NamedTuple):
     windows: tuple[int, ...]
 
 
-def descent_meshes(shard: str, works: Sequence[Work], devices: Sequence[Any] | None = None) -> list[Mesh | None]:
-    """For each descent a mesh (clip, model, window) over devices (this process's by default); None where one does all.
+def descent_meshes(
+    shard: str, works: Sequence[Work], devices: Sequence[Any] | None = None, processes: int | None = None
+) -> list[Mesh | None]:
+    """For each descent a mesh (clip, model, window) over devices; None where one does all.
 
     The devices are shared so that the busiest has the least to do; some stay idle where numbers don't divide.
 
+    Args:
+      shard: see `reconstruct_clips`.
+      works: of each descent.
+      devices: as many of each process, one process after another; by default those of all that have joined.
+      processes: that have them, each of which gets as much to do as the others.
+
     Raises:
-      NeuroreconError: an unknown `shard`, or one by which nothing is shared though there are several devices.
+      NeuroreconError: an unknown `shard`, or one by which nothing is shared though there are several devices, or not
+        by all processes.
     """
     if shard not in SHARDS:
         raise NeuroreconError(f"shard: expected one of {', '.join(map(repr, SHARDS))}, found {shard!r}")
-    devices = jax.local_devices() if devices is None else devices
-    splits = [_split(shard, work, len(devices)) if shard else (1, 1, 1) for work in works]
+    devices = _all_devices() if devices is None else devices
+    processes = jax.process_count() if processes is None else processes
+    if processes > 1 and not shard:
+        raise NeuroreconError(
+            f"shard: expected clips, models, windows or auto, which the {processes} hosts share, found ''"
+        )
+    splits = [_split(shard, work, len(devices), processes) if shard else (1, 1, 1) for work in works]
     if shard not in ("", "auto") and len(devices) > 1 and all(math.prod(split) == 1 for split in splits):
         raise NeuroreconError(
             f"shard: {len(devices)} devices can't share {shard}, of which there is one, or a prime number above them; "
             "use 'auto'"
         )
     return [
-        Mesh(np.array(devices[: math.prod(split)]).reshape(split), _AXES, axis_types=(AxisType.Auto,) * 3)
+        Mesh(_first_of_each(devices, processes, split), _AXES, axis_types=(AxisType.Auto,) * 3)
         if math.prod(split) > 1
         else None
         for split in splits
     ]
 
 
-def _split(shard: str, work: Work, number: int) -> tuple[int, int, int]:
+def _all_devices() -> list[Any]:
+    """As many of each process, one process after another."""
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    each = Counter(d.process_index for d in devices)
+    if len(set(each.values())) > 1:
+        raise NeuroreconError(f"shard: expected as many devices of each host, found {sorted(each.values())}")
+    return devices
+
+
+def _first_of_each(devices: Sequence[Any], processes: int, split: tuple[int, int, int]) -> np.ndarray:
+    """The devices of a mesh of this shape: the first of each process, as many of each."""
+    each, own = math.prod(split) // processes, len(devices) // processes
+    chosen = [devices[process * own + place] for process in range(processes) for place in range(each)]
+    return np.array(chosen).reshape(split)
+
+
+def _split(shard: str, work: Work, number: int, processes: int) -> tuple[int, int, int]:
     """Devices along each axis. Clips and models are shared evenly; windows are filled up with empty ones."""
 
     def choices(name: str, total: int, *, evenly: bool) -> list[int]:
@@ -79,7 +112,15 @@ def _split(shard: str, work: Work, number: int) -> tuple[int, int, int]:
         choices("models", math.gcd(*work.models), evenly=True),
         choices("windows", max(work.windows), evenly=False),
     )
-    return min((split for split in splits if math.prod(split) <= number), key=busiest)
+    # A process without a part could not take part at all.
+    possible = [s for s in splits if math.prod(s) <= number and math.prod(s) % processes == 0]
+    if not possible:
+        raise NeuroreconError(
+            f"shard: expected a multiple of the {processes} hosts among {work.clips} clips, "
+            f"{math.gcd(*work.models)} models and {max(work.windows)} windows, as far as {shard!r} shares them, found "
+            "none; use 'auto', or fewer hosts"
+        )
+    return min(possible, key=busiest)
 
 
 def _specs(args: tuple, *, movies: bool) -> tuple[tuple, tuple]:
@@ -106,12 +147,23 @@ def shared(mesh: Mesh | None, descend: Callable, *, movies: bool) -> Callable:
 
 
 def placed(mesh: Mesh | None, args: tuple, *, movies: bool) -> tuple:
-    """The arguments of `loop.advance` where the devices want them; as they are without a mesh."""
-    if mesh is None:
-        return args
-    is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
-    given = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(args, movies=movies)[0], is_leaf=is_spec)
-    return jax.device_put(args, given)
+    """The arguments of `loop.advance` where the devices want them, on several hosts each process's part by itself.
+
+    The state is a copy, which may be given away: `device_put` may leave NumPy's or the caller's memory where it is.
+    """
+    if mesh is not None:
+        is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+        where = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(args, movies=movies)[0], is_leaf=is_spec)
+        if hosts.several():
+            args = jax.tree.map(lambda sharding, part: hosts.placed(part, sharding), where, args)
+        else:
+            args = jax.device_put(args, where)
+    return (*args[:2], _copied(args[2]), *args[3:])
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def own_windows(mesh: Mesh | None, plan: WindowPlan) -> WindowPlan:

@@ -187,7 +187,7 @@ def _step(settings: Settings, variables: Sequence[Variables], clip: Recorded, ma
     return (step + 1, latent, optimiser), trace
 
 
-@jax.jit
+@partial(jax.jit, donate_argnames="state")
 def advance(settings: Settings, num_steps: int, state: State, variables: tuple, recorded: Recorded, mask, key):
     """`num_steps` <= `steps_per_call` updates of every movie of every clip.
 
@@ -196,7 +196,7 @@ def advance(settings: Settings, num_steps: int, state: State, variables: tuple, 
     Args:
       settings: the recipe made for the movie's shape, see `Recipe.made_for`.
       num_steps: () int.
-      state: where the descent stands.
+      state: where the descent stands; its buffers are given away to the new one.
       variables: for each group of encoders, stacked (movie, model, ...).
       recorded: the clips.
       mask: (height, width), times the gradient of the responses.

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from neurorecon.errors import NeuroreconError
@@ -16,6 +15,7 @@ class Progress(NamedTuple):
 
     Attributes:
       states: one for each group of encoders that is descended on its own; a `State`, or its leaves as read from disk.
+        Their arrays are NumPy's own: the devices' are given away to the next steps.
       traces: for each of them name -> (movie, clip, step, ...).
     """
 
@@ -64,10 +64,10 @@ class Progress(NamedTuple):
             ) from error
 
     def extended(self, group: int, state: State, trace: dict[str, np.ndarray]) -> "Progress":
-        """With one group's state replaced and its trace (movie, clip, step, ...) continued."""
+        """With one group's state replaced, by a copy, and its trace (movie, clip, step, ...) continued."""
         states, traces = list(self.states), list(self.traces)
         before = traces[group]
-        states[group] = state
+        states[group] = jax.tree.map(np.array, state)
         traces[group] = {k: np.concatenate([before[k], v], axis=2) if before else v for k, v in trace.items()}
         return Progress(tuple(states), tuple(traces))
 
@@ -95,6 +95,6 @@ class Progress(NamedTuple):
         states = []
         for state, like in zip(self.states, start):
             leaves, structure = jax.tree.flatten(like)
-            leaves = [jnp.asarray(x, leaf.dtype) for x, leaf in zip(jax.tree.leaves(state), leaves)]
+            leaves = [np.asarray(x, leaf.dtype) for x, leaf in zip(jax.tree.leaves(state), leaves)]
             states.append(jax.tree.unflatten(structure, leaves))
         return Progress(tuple(states), self.traces)

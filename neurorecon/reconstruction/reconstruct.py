@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from neurorecon import hosts
 from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.encoders.precision import in_precision
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import chunking, devices
+from neurorecon.reconstruction.agreement import as_first
 from neurorecon.reconstruction.checks import check_encoders, check_key, mask_on, recorded_clips
 from neurorecon.reconstruction.loop import Encoder, Recorded, Settings, State, Variables, advance, join_models
 from neurorecon.reconstruction.progress import Progress
@@ -145,9 +147,9 @@ def reconstruct_clips(
         another (default on CPU, where activations then stay in cache).
       memory_gib: bounds the memory that is planned for on each device; 0: what the device says it has.
       precision: of the encoders' activations, "float32" or "bfloat16"; pixels and losses are float32 at least.
-      shard: what the devices of this process share: "clips", "models" (of the ensemble), "windows" (of a model's
-        step), or whatever of these is quickest ("auto"). Empty: one device does all. The movies differ by the order
-        of sums.
+      shard: what the devices share, those of all hosts that have joined (`hosts.join`): "clips", "models" (of the
+        ensemble), "windows" (of a model's step), or whatever of these is quickest ("auto"). Empty: one device does
+        all. The movies differ by the order of sums. Several hosts call this alike; each has the outcome.
       progress: where to go on, from `on_call` of an earlier run with the same arguments; the outcome is the same, bit
         for bit.
       on_call: called after every `steps_per_call` updates.
@@ -162,50 +164,81 @@ def reconstruct_clips(
         if value is not None and value < 1:
             raise NeuroreconError(f"{name}: expected at least 1, found {value}")
     check_key(key)
+    on_cpu = jax.default_backend() == "cpu"
+    limits = {
+        "num_steps": steps,
+        "steps_per_call": min(steps_per_call, steps),
+        "window_chunk": (1 if on_cpu else sys.maxsize) if window_chunk is None else window_chunk,
+        "parallel": not on_cpu if parallel is None else parallel,
+        "precision": precision,
+        "readout": readout,
+    }
+    clips = (responses, behaviour, neurons, baseline)
+    ready = hosts.agreed(lambda: _ready(encoders, clips, recipe, update_mask, shard, memory_gib, limits))
+    variables = [job.variables for job in ready.jobs]
+    settings, recorded, mask, progress = as_first(ready.settings, variables, ready.recorded, ready.mask, key, progress)
+    progress = (
+        Progress(ready.start, tuple({} for _ in variables)) if progress is None else progress.resumed(ready.start)
+    )
+    for group, setting in enumerate(settings):
+        put = partial(devices.placed, setting.mesh, movies=recipe.ensemble == "movies")
+        args = put((setting, np.int32(0), progress.states[group], variables[group], recorded, mask, key))
+        state, done = args[2], int(progress.states[group].step)
+        if hosts.several():  # none may wait for another's compiler within a step
+            hosts.agreed(lambda args=args: advance.lower(*args).compile())  # type: ignore[misc]
+        while done < steps:
+            now = min(setting.steps_per_call, steps - done)
+            state, trace = advance(args[0], np.int32(now), state, *args[3:])
+            filled = {name: values[:, :, :now] for name, values in hosts.gathered(trace).items()}
+            _check_finite(filled, done)
+            progress = progress.extended(group, hosts.gathered(state), filled)
+            done += now
+            if on_call is not None:
+                on_call(progress)
+    screen = tuple(encoders[0][0].screen)
+    return _finish(progress, settings, ready.jobs, np.asarray(recorded.baseline), screen)
+
+
+class _Ready(NamedTuple):
+    """The descents of `reconstruct_clips`: settings, encoders and start of each, and what they have in common."""
+
+    settings: list[Settings]
+    jobs: list[Job]
+    start: tuple[State, ...]
+    recorded: Recorded
+    mask: Any
+
+
+def _ready(
+    encoders: Sequence[tuple[Encoder, Variables]],
+    clips: tuple[Any, Any, Any, Any],
+    recipe: Recipe,
+    update_mask: np.ndarray | None,
+    shard: str,
+    memory_gib: float,
+    limits: dict[str, Any],
+) -> _Ready:
+    """Checks the arguments of `reconstruct_clips`, `clips` its responses, behaviour, neurons and baseline."""
+    readout = limits["readout"]
     check_encoders(encoders, readout, same_canvas=recipe.canvas)
-    encoders = [in_precision(*member, precision) for member in encoders]
+    encoders = [in_precision(*member, limits["precision"]) for member in encoders]
     jobs = _jobs(encoders, recipe.ensemble)
     dtype = _dtype(encoders)
     first = encoders[0][0]
     screen, canvas = tuple(first.screen), tuple(first.canvas)
     frame = canvas if recipe.canvas else screen
-    recorded = recorded_clips(responses, behaviour, neurons, baseline, first.num_neurons[readout], frame, recipe, dtype)
+    recorded = recorded_clips(*clips, first.num_neurons[readout], frame, recipe, dtype)
     num_clips, num_frames = recorded.responses.shape[:2]
     mask = mask_on(update_mask, screen, canvas, frame, dtype)
     recipe = recipe.made_for((num_frames, *frame), dtype)
-    on_cpu = jax.default_backend() == "cpu"
     meshes = devices.descent_meshes(shard, [_work(recipe, job, num_clips, num_frames) for job in jobs])
     settings = [
-        Settings(
-            recipe=recipe,
-            encoders=job.encoders,
-            readout=readout,
-            shape=(num_frames, *frame),
-            num_steps=steps,
-            steps_per_call=min(steps_per_call, steps),
-            window_chunk=(1 if on_cpu else sys.maxsize) if window_chunk is None else window_chunk,
-            parallel=not on_cpu if parallel is None else parallel,
-            mesh=mesh,
-            precision=precision,
-        )
+        Settings(recipe=recipe, encoders=job.encoders, shape=(num_frames, *frame), mesh=mesh, **limits)
         for job, mesh in zip(jobs, meshes)
     ]
     start = tuple(_start(s, job, num_clips, dtype) for s, job in zip(settings, jobs))
     settings = [_within_memory(s, job, at, recorded, memory_gib) for s, job, at in zip(settings, jobs, start)]
-    progress = Progress(start, tuple({} for _ in jobs)) if progress is None else progress.resumed(start)
-    for group, (job, setting) in enumerate(zip(jobs, settings)):
-        put = partial(devices.placed, setting.mesh, movies=recipe.ensemble == "movies")
-        args = put((setting, np.int32(0), progress.states[group], job.variables, recorded, mask, key))
-        state = args[2]
-        while (done := int(state.step)) < steps:
-            now = min(setting.steps_per_call, steps - done)
-            state, trace = advance(args[0], np.int32(now), state, *args[3:])
-            filled = {name: np.asarray(values)[:, :, :now] for name, values in trace.items()}
-            _check_finite(filled, done)
-            progress = progress.extended(group, state, filled)
-            if on_call is not None:
-                on_call(progress)
-    return _finish(progress, settings, jobs, np.asarray(recorded.baseline), screen)
+    return _Ready(settings, jobs, start, recorded, mask)
 
 
 def _jobs(encoders: Sequence[tuple[Encoder, Variables]], ensemble: str) -> list[Job]:

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from neurorecon import hosts
 from neurorecon.errors import NeuroreconError
-from neurorecon.training import hosts
 from neurorecon.training.settings import TrainingSettings
 from neurorecon.training.step import TrainState
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from neurorecon import hosts
 from neurorecon.encoders.prediction import predict_trial
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation.response_metrics import single_trial_correlation
 from neurorecon.recordings.prepared import PreparedRecording
-from neurorecon.training import hosts
 from neurorecon.training.batches import draw_batches, split_trials
 from neurorecon.training.distillation import Teachers
 from neurorecon.training.initialise import response_means
