@@ -36,6 +36,7 @@ QUICK = {
     "mask__kind": "none",
     "checkpoint_seconds": 0.0,
     "default_recipe__likelihood": "poisson",
+    "default_recipe__likelihood_weight": 0.3,
 }
 
 
@@ -74,6 +75,7 @@ def differences(a, b, clips=CLIPS):
 
 @pytest.fixture(scope="module")
 def alone(given, tmp_path_factory):
+    advance.clear_cache()  # other files of tests have descents of these shapes
     before = advance._cache_size()
     folder = run(given, tmp_path_factory.mktemp("alone"), clips_at_once=1)
     return SimpleNamespace(folder=folder, compiled=advance._cache_size() - before)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neurorecon.encoders import DwiseNeuro, dwiseneuro
-from neurorecon.encoders.written_gradients import gated_projection, silu
+from neurorecon.encoders import DwiseNeuro, dwiseneuro_block
+from neurorecon.encoders.written_gradients import gated_projection, projected, silu
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiled once and run once
 
@@ -31,7 +31,13 @@ def test_the_gradients_of_autodiff(wide, tolerance):
     with jax.enable_x64(wide):
         drawn = [jnp.asarray(rng.normal(size=size), dtype) for size in ((2, 3, 4, 5, 6), (2, 6), (6, 4))]
         steps = jnp.asarray(np.r_[np.linspace(-30, 30, 201), -1e4, 1e4], dtype)
-        for ours, plain, args in ((gated_projection, plain_projection, drawn), (silu, jax.nn.silu, [steps])):
+        kernels = [jnp.asarray(rng.normal(size=size), dtype) for size in ((6, 4), (2, 6, 4))]
+        for ours, plain, args in (
+            (gated_projection, plain_projection, drawn),
+            (silu, jax.nn.silu, [steps]),
+            (projected, lambda x, k: jnp.einsum("nthwi,io->nthwo", x, k), [drawn[0], kernels[0]]),
+            (projected, lambda x, k: jnp.einsum("nthwi,nio->nthwo", x, k), [drawn[0], kernels[1]]),
+        ):
             for found, expected in zip(values_and_gradients(ours, *args), values_and_gradients(plain, *args)):
                 assert found.dtype == dtype and found.shape == expected.shape
                 np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
@@ -68,7 +74,7 @@ def test_in_the_encoder(monkeypatch):
         return jax.tree.leaves(jax.jit(jax.grad(loss, (0, 1)), compiler_options=QUICK)(inputs, variables["params"]))
 
     found = gradients()
-    monkeypatch.setattr(dwiseneuro, "silu", jax.nn.silu)
-    monkeypatch.setattr(dwiseneuro, "gated_projection", plain_projection)
+    monkeypatch.setattr(dwiseneuro_block, "silu", jax.nn.silu)
+    monkeypatch.setattr(dwiseneuro_block, "gated_projection", plain_projection)
     for ours, autodiff in zip(found, gradients()):
         np.testing.assert_allclose(ours, autodiff, rtol=0, atol=1e-5 * max(1, float(jnp.abs(autodiff).max())))

@@ -1,47 +1,14 @@
-"""Batch norm, and the mean and variance that it takes from a batch without a further pass through memory."""
-
-from collections.abc import Callable
+"""Batch norm, of what is there or of what is known by its statistics alone."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from neurorecon.encoders.depthwise import over_pieces
+from neurorecon.encoders.pending import Statistics, moments
 from neurorecon.errors import NeuroreconError
 
 EPSILON = 1e-5
 MOMENTUM = 0.1
-
-
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of each channel, over all axes but the last, in float32 or wider."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(wide, axes)
-    return mean, jnp.mean(jnp.square(wide - mean), axes)
-
-
-def with_moments(
-    function: Callable[[jax.Array], jax.Array], x: jax.Array, numbers: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`function(x)` and its moments, both piece by piece, see `over_pieces`.
-
-    The variance of the whole is the mean of the pieces' variances plus the variance of their means.
-
-    Args:
-      function: (item, ...) -> (item, ..., channel), each item by itself.
-      x: (item, ...).
-      numbers: in the largest array that `function` makes of an item.
-    """
-
-    def seen(piece):
-        out = function(piece)
-        return out, *moments(out)
-
-    out, means, variances = over_pieces(seen, x, numbers)
-    mean = jnp.mean(means, 0)
-    variance = jnp.mean(variances, 0) + jnp.mean(jnp.square(means - mean), 0)
-    return out.reshape(-1, *out.shape[2:]), mean, variance
 
 
 class BatchNorm(nn.Module):
@@ -58,8 +25,7 @@ class BatchNorm(nn.Module):
         if not train or self.folded:
             factor, offset = self.affine(x.shape[-1])
             return x + offset if factor is None else x * factor + offset
-        mean, variance = moments(x)
-        factor, bias = self._of_batch(mean, variance, x.size // x.shape[-1])
+        mean, factor, bias = self.of_moments(moments(x), x.size // x.shape[-1])
         return (x - mean) * factor + bias
 
     def affine(self, size: int) -> tuple[jax.Array | None, jax.Array]:
@@ -75,32 +41,34 @@ class BatchNorm(nn.Module):
         factor, offset = self.affine(kernel.shape[-1])
         return kernel if factor is None else kernel * factor, offset
 
-    def of_product(self, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def of_product(
+        self, statistics: Statistics, kernel: jax.Array, number: int
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """In training: centre, kernel and bias, so that (x - centre) @ kernel + bias is the normalised x @ kernel.
 
         Its moments follow from those of x, which has fewer channels: the variance is k' C k for each column k of the
-        kernel given and the covariance C of x. Sums go row by row: long float32 sums of equal numbers drift.
+        kernel given and the covariance C of x.
 
         Args:
-          x: (..., column, channel).
+          statistics: mean and covariance of x (..., channel).
           kernel: (channel, feature).
+          number: of values in each channel.
         """
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        columns, channels = x.shape[-2:]
-        rows = wide.reshape(-1, columns, channels)
-        centre = jnp.mean(jnp.mean(rows, 1), 0)
-        centred = (rows - centre).astype(x.dtype)  # in bfloat16 only the sum over rows is wider
-        products = jnp.einsum("rci,rcj->rij", centred, centred, precision="highest")
-        covariance = jnp.mean(products.astype(wide.dtype) / columns, 0)
+        centre, covariance = statistics
         variance = jnp.sum(kernel * jnp.matmul(covariance, kernel, precision="highest"), 0)
         mean = jnp.matmul(centre, kernel, precision="highest")
-        factor, bias = self._of_batch(mean, variance, x.size // channels)
-        return centre, (kernel * factor).astype(x.dtype), bias
-
-    def of_moments(self, mean: jax.Array, variance: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-        """In training: x * factor + offset normalises an x of these moments, `number` values in each channel."""
         factor, bias = self._of_batch(mean, variance, number)
-        return factor, bias - mean * factor
+        return centre, (kernel * factor).astype(kernel.dtype), bias
+
+    def of_moments(self, statistics: Statistics, number: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """In training: mean, factor and bias, so that (x - mean) * factor + bias is the normalised x.
+
+        Args:
+          statistics: mean and variance of x.
+          number: of values in each channel.
+        """
+        mean, variance = statistics
+        return mean, *self._of_batch(mean, variance, number)
 
     def _of_batch(self, batch_mean: jax.Array, batch_variance: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
         """Factor and bias of what is centred; the running statistics move."""

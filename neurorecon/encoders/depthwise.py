@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+_SLABS = 16  # whose products are summed in one loop
 _CACHED = 1 << 18  # numbers of an array that a core's cache holds together with the few beside it
 
 
@@ -60,11 +61,22 @@ def over_pieces(function: Callable[[jax.Array], Any], x: jax.Array, numbers: int
     Returns:
       The trees of all pieces, stacked: (piece, ...).
     """
-    if jax.default_backend() == "cpu" and (jax.device_count() == 1 or _on_one_device()):
-        piece = max(n for n in range(1, len(x) + 1) if len(x) % n == 0 and n * numbers <= max(_CACHED, numbers))
-        if piece < len(x):
-            return lax.map(jax.checkpoint(function), x.reshape(-1, piece, *x.shape[1:]))
+    piece = piece_size(len(x), numbers)
+    if piece < len(x):
+        return lax.map(jax.checkpoint(function), x.reshape(-1, piece, *x.shape[1:]))
     return jax.tree.map(lambda y: y[None], function(x))
+
+
+def piece_size(items: int, numbers: int) -> int:
+    """How many of the items to treat at once, a divisor of their number: all of them but on CPU, see `over_pieces`."""
+    if not in_cache():
+        return items
+    return max(n for n in range(1, items + 1) if items % n == 0 and n * numbers <= max(_CACHED, numbers))
+
+
+def in_cache() -> bool:
+    """Whether to work piece by piece: on CPU, where the arrays are one device's own."""
+    return jax.default_backend() == "cpu" and (jax.device_count() == 1 or _on_one_device())
 
 
 def _on_one_device() -> bool:
@@ -159,9 +171,14 @@ def _input_gradient(pull, kernel, axes, stride, shape):
 def _kernel_gradient(x, pull, kernel, axes, stride):
     taps, padded = _padded(x, kernel, axes)
     sizes = [pull.shape[axis] for axis in axes]
-    every = tuple(range(x.ndim - 1))
-    sums = [jnp.sum(_piece(padded, axes, tap, sizes, stride) * pull, every) for tap in taps]
-    return jnp.stack(sums).reshape(kernel.shape)
+    # Along one axis alone products of slabs are summed first, within one loop: without, each is written out.
+    number = max(n for n in range(1, _SLABS + 1) if sizes[0] % n == 0) if len(axes) == 1 else 1
+
+    def total(tap):
+        seen = jnp.split(_piece(padded, axes, tap, sizes, stride), number, axes[0])
+        return jnp.sum(_sum(x * y for x, y in zip(seen, jnp.split(pull, number, axes[0]))), tuple(range(x.ndim - 1)))
+
+    return jnp.stack([total(tap) for tap in taps]).reshape(kernel.shape)
 
 
 _gathered.defvjp(_forward, _backward)

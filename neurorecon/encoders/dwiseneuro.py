@@ -4,8 +4,8 @@ Axes: inputs (window, time, height, width, channel), channel 0 the movie (grey 0
 behaviour, each filling its plane; outputs (window, time, neuron). Facts: Baikulov, DwiseNeuro
 (lRomul/sensorium, MIT); every batch norm has epsilon 1e-5 and momentum 0.1.
 
-Pointwise convolutions are matrix products on the channel axis; for depthwise ones see `depthwise`. In evaluation
-batch norms go into the kernels before them. All arithmetic follows the dtype of inputs and variables.
+Pointwise convolutions are matrix products on the channel axis; for blocks see `dwiseneuro_block`. All arithmetic
+follows the dtype of inputs and variables.
 """
 
 import math
@@ -13,16 +13,14 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from neurorecon.encoders import position
-from neurorecon.encoders.batch_norm import BatchNorm, with_moments
-from neurorecon.encoders.depthwise import depthwise_spatial, depthwise_temporal, in_pieces, kept, over_pieces
+from neurorecon.encoders.batch_norm import BatchNorm
+from neurorecon.encoders.dwiseneuro_block import Block, stochastic_depth, tile_channels
 from neurorecon.encoders.dwiseneuro_sizes import check_sizes
 from neurorecon.encoders.factorized import BehaviourModulation
 from neurorecon.encoders.gaussian_readout import GaussianReadout
+from neurorecon.encoders.pending import known
 from neurorecon.encoders.stem import Stem, normal_fan_out
-from neurorecon.encoders.written_gradients import gated_projection, silu
 from neurorecon.errors import NeuroreconError
 
 
@@ -39,141 +37,6 @@ def grouped_pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     groups, inputs, outputs = kernel.shape
     x = x.reshape(*x.shape[:-1], groups, inputs)
     return jnp.einsum("...gi,gio->...go", x, kernel).reshape(*x.shape[:-2], groups * outputs)
-
-
-def tile_channels(x: jax.Array, num_channels: int) -> jax.Array:
-    """Repeats the channels as a whole (not interleaved) and cuts to `num_channels`."""
-    if x.shape[-1] == num_channels:
-        return x
-    repeats = math.ceil(num_channels / x.shape[-1])
-    return jnp.tile(x, (1,) * (x.ndim - 1) + (repeats,))[..., :num_channels]
-
-
-def subsample_nearest(x: jax.Array, stride: int) -> jax.Array:
-    """Nearest-neighbour subsampling of (..., height, width, channel) to ceil(size / stride).
-
-    Source index floor(i * size / ceil(size / stride)) in float32: every stride-th row where the stride
-    divides the size, unevenly spaced rows otherwise, as published.
-    """
-    for axis in (x.ndim - 3, x.ndim - 2):
-        size = x.shape[axis]
-        kept = math.ceil(size / stride)
-        if kept * stride == size:
-            x = jax.lax.slice_in_dim(x, 0, size, stride, axis)
-        else:
-            indices = np.floor(np.arange(kept, dtype=np.float32) * (np.float32(size) / np.float32(kept)))
-            x = jnp.take(x, np.minimum(indices.astype(np.int32), size - 1), axis=axis)
-    return x
-
-
-def stochastic_depth(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array:
-    """Drops the whole of x, per window, with probability `rate`; the kept ones are divided by 1 - rate."""
-    if not train or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
-    return jnp.where(keep, x / (1.0 - rate), 0.0)
-
-
-class PositionCode(nn.Module):
-    """Adds the fixed sinusoidal code of time, row and column (see `position`).
-
-    The frequencies are kept among the batch statistics as published weights keep theirs: averaging them over
-    training moved their last digits, and the forward pass must use the numbers that it was trained with.
-    """
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
-        frequencies = self.variable(
-            "batch_stats", "inv_freq", lambda: jnp.asarray(position.inverse_frequencies(channels))
-        )
-        # In two small parts, each zero in the other's channels, and written out: fused into the sum, the code would be
-        # worked out for every value of x.
-        of_time = np.arange(channels) < 2 * frequencies.value.size
-        for shape, mine in (((x.shape[1], 1, 1), of_time), ((1, *x.shape[2:4]), ~of_time)):
-            code = position.position_code(frequencies.value, (*shape, channels)).astype(x.dtype)
-            x = x + jax.lax.optimization_barrier(jnp.where(mine, code, 0))
-        return x
-
-
-class Block(nn.Module):
-    """Position code, inverted residual with squeeze-and-excite, shortcut with no more than a batch norm."""
-
-    features: int
-    spatial_stride: int
-    spatial_kernel: int
-    temporal_kernel: int
-    expansion_ratio: int
-    se_reduce_ratio: int
-    drop_path_rate: float
-    folded: bool = False
-    position_code: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(window, time, height, width, channel) -> (window, time, ceil(height / stride), ..., features)."""
-        x = shortcut = kept(PositionCode(name="position")(x) if self.position_code else x)
-        narrow = x.shape[-1]
-        wide = narrow * self.expansion_ratio
-        k, kt = self.spatial_kernel, self.temporal_kernel
-
-        expand = self.param("expand", normal_fan_out(wide), (narrow, wide))
-        spatial = self.param("spatial", normal_fan_out(k * k), (k, k, wide))
-        temporal = self.param("temporal", normal_fan_out(kt), (kt, wide))
-        norms = [BatchNorm(self.folded, name=f"{of}_norm") for of in ("expand", "spatial", "temporal", "project")]
-        reduced = wide // self.se_reduce_ratio
-        squeeze = self.param("squeeze", normal_fan_out(reduced), (wide, reduced))
-        squeeze_bias = self.param("squeeze_bias", nn.initializers.zeros, (reduced,))
-        excite = self.param("excite", normal_fan_out(wide), (reduced, wide))
-        excite_bias = self.param("excite_bias", nn.initializers.zeros, (wide,))
-        project = self.param("project", normal_fan_out(self.features), (wide, self.features))
-
-        def gated(x, project, offset):
-            """The gate goes into each window's projection, which is smaller than what it gates."""
-            gate = nn.silu(jnp.mean(x, axis=(1, 2, 3)) @ squeeze + squeeze_bias)
-            gate = nn.sigmoid(gate @ excite + excite_bias)
-            if train:
-                return jnp.einsum("nthwi,nio->nthwo", x, gate[:, :, None] * project) + offset
-            return gated_projection(x, gate, project) + offset
-
-        numbers = math.prod(x.shape[2:4]) * wide
-        if train:
-            # No norm asks for a pass of its own: moments come with what they are of, or from what it is made of.
-            centre, expand, b0 = norms[0].of_product(x, expand)
-
-            def of_frames(frames):
-                seen = nn.silu((frames - centre).astype(x.dtype) @ expand + b0).astype(x.dtype)
-                return depthwise_spatial(seen, spatial, self.spatial_stride)
-
-            seen, mean, variance = with_moments(of_frames, x.reshape(-1, *x.shape[2:]), numbers)
-            seen = seen.reshape(*x.shape[:2], *seen.shape[1:])
-            values = seen.size // wide
-            f1, b1 = norms[1].of_moments(mean, variance, values)
-
-            def of_windows(windows):
-                return depthwise_temporal(nn.silu(windows * f1 + b1).astype(x.dtype), temporal)
-
-            seen, mean, variance = with_moments(of_windows, seen, seen[0].size)
-            f2, b2 = norms[2].of_moments(mean, variance, values)
-
-            def projected(windows):
-                return gated(nn.silu(windows * f2 + b2).astype(x.dtype), project, 0)
-
-            out = over_pieces(projected, seen, seen[0].size)
-            x = norms[3](out.reshape(-1, *out.shape[2:]), train)
-        else:
-            kernels = zip(norms, (expand, spatial, temporal, project))
-            (expand, b0), (spatial, b1), (temporal, b2), (project, b3) = (norm.absorbed(k) for norm, k in kernels)
-
-            def of_frames(frames):
-                return depthwise_spatial(silu(frames @ expand + b0), spatial, self.spatial_stride)
-
-            # Only the smaller sum is kept: the pieces' gradients then need no second convolution.
-            x = silu(in_pieces(of_frames, x, numbers) + b1)
-            x = gated(silu(depthwise_temporal(x, temporal) + b2), project, b3)
-        x = stochastic_depth(self, x, self.drop_path_rate, train)
-        shortcut = tile_channels(subsample_nearest(shortcut, self.spatial_stride), self.features)
-        return x + BatchNorm(self.folded, scaled=True, name="shortcut_norm")(shortcut, train)
 
 
 class CortexLayer(nn.Module):
@@ -329,6 +192,10 @@ class DwiseNeuro(nn.Module):
                 self.position_code,
                 name=f"block{i}",
             )(x, train)
+            if train and self.remat:  # which keeps what goes from block to block
+                x = known(x.values())
+        if train:
+            x = x.values()
         # At initialisation every readout is built, whichever was asked for.
         needed = range(len(self.num_neurons)) if readout is None or self.is_initializing() else [readout]
         if self.readout_kind == "gaussian":

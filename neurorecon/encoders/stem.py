@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,6 +11,7 @@ import jax
 from neurorecon.encoders.batch_norm import BatchNorm
 from neurorecon.encoders.convolution import convolve
 from neurorecon.encoders.gaussian_readout import space_to_depth
+from neurorecon.encoders.pending import Pending, moments_of
 
 
 def normal_fan_out(fan_out: int) -> Callable:
@@ -32,8 +35,11 @@ class Stem(nn.Module):
     kernel_size: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(window, time, height, width, channel) -> (window, time, ceil(height / patch), ..., features)."""
+    def __call__(self, x: jax.Array, train: bool) -> Any:
+        """(window, time, height, width, channel) -> (window, time, ceil(height / patch), ..., features).
+
+        Pending in training, an array otherwise.
+        """
         if self.patch > 1:
             x = space_to_depth(x, self.patch)
         k = self.kernel_size
@@ -48,6 +54,25 @@ class Stem(nn.Module):
             return frames.reshape(*x.shape[:2], *frames.shape[1:])
 
         if train:
-            return norm(convolved(kernel), train)
+            # Single pixels have fewer channels than what becomes of them: less to keep.
+            function, constants, parts = (_product, kernel, x) if k == 1 else (_whole, (), convolved(kernel))
+            number, frame = math.prod(parts.shape[:4]), math.prod(parts.shape[2:4]) * self.features
+            statistics = moments_of(Pending(function, constants, parts).flat(), frame)
+            constants = (constants, norm.of_moments(statistics, number))
+            return Pending(partial(_normalised, function), constants, parts).settled()
         kernel, offset = norm.absorbed(kernel)
         return convolved(kernel) + offset
+
+
+def _product(kernel, x):
+    return x @ kernel
+
+
+def _whole(nothing, x):
+    del nothing
+    return x
+
+
+def _normalised(function, constants, x):
+    inner, (mean, factor, bias) = constants
+    return ((function(inner, x) - mean) * factor + bias).astype(x.dtype)

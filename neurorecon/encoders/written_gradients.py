@@ -58,3 +58,38 @@ def _gated_backward(residual, pull):
 
 
 gated_projection.defvjp(_gated_forward, _gated_backward)
+
+
+def projected(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel. On CPU XLA would write out a transposed gradient to find the kernel's; here it transposes x.
+
+    Args:
+      x: (window, ..., channel).
+      kernel: (channel, feature), or one for each window, (window, channel, feature).
+
+    Returns:
+      (window, ..., feature).
+    """
+    if jax.default_backend() == "cpu":
+        return _projected(x[None], kernel[None])[0] if kernel.ndim == 2 else _projected(x, kernel)
+    return jnp.einsum("n...i,io->n...o" if kernel.ndim == 2 else "n...i,nio->n...o", x, kernel)
+
+
+@jax.custom_vjp
+def _projected(x, kernel):
+    return jnp.einsum("n...i,nio->n...o", x, kernel)
+
+
+def _projected_forward(x, kernel):
+    return _projected(x, kernel), (x, kernel)
+
+
+def _projected_backward(residual, pull):
+    x, kernel = residual
+    to_x = jnp.einsum("n...o,nio->n...i", pull, kernel)
+    places, towards = (y.reshape(len(y), -1, y.shape[-1]) for y in (x, pull))
+    to_kernel = jax.lax.dot_general(places, towards, (((1,), (1,)), ((0,), (0,))))
+    return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype)
+
+
+_projected.defvjp(_projected_forward, _projected_backward)

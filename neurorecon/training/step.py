@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from neurorecon.encoders.canvas import make_inputs
+from neurorecon.encoders.pending import Pending
 from neurorecon.recordings.prepared import PreparedRecording
 from neurorecon.training.distillation import Teachers, distilled_loss, taught
 from neurorecon.training.initialise import start_from_data
@@ -209,7 +210,7 @@ def _as_bfloat16(tree: Any) -> Any:
 def _half_outputs(call, args, kwargs, context):
     """A layer that works in float32 inside, as batch norm does, gives on what it was given."""
     out = call(*args, **kwargs)
-    if context.method_name != "__call__" or not context.module.path:
+    if context.method_name != "__call__" or not context.module.path or isinstance(out, Pending):
         return out
     return jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, out)
 
