@@ -112,7 +112,7 @@ def clips(options: argparse.Namespace, precision: str, number: int) -> dict[str,
 
 
 def agreement(options: argparse.Namespace) -> dict[str, Any]:
-    """Largest difference in grey levels between the small encoder's movies of the device and of the processor."""
+    """Correlation, and largest difference in grey levels, of the small encoder's movies with those of the processor."""
     encoders, trial = speed.alone(speed.SIZES["small"], 64)
     kinds = {"float32": (None, "float32", "default"), "float32_highest": (None, "float32", "highest")}
     kinds |= {"bfloat16": (None, "bfloat16", "default"), "processor": ("cpu", "float32", "highest")}
@@ -130,7 +130,9 @@ def agreement(options: argparse.Namespace) -> dict[str, Any]:
                     precision=precision,
                 ).movie
         reference = movies.pop("processor")
-        found |= {f"{name}_{kind}": float(abs(movie - reference).max()) for kind, movie in movies.items()}
+        for kind, movie in movies.items():
+            found[f"{name}_{kind}"] = float(np.corrcoef(movie.ravel(), reference.ravel())[0, 1])
+            found[f"{name}_{kind}_difference"] = float(abs(movie - reference).max())
     return found
 
 
