@@ -103,13 +103,13 @@ def reconstruct_recordings(
         prepared = _prepared(config, workdir, kept, None)
         _run(prepared.config, prepared.folder, prepared.ensemble, prepared.descents(), None)
 
-        def finish() -> None:
+        def complete() -> None:
             _make_controls(prepared)
             metrics.update(evaluate(workdir))
             if films:
                 report(workdir)
 
-        hosts.from_first(finish)
+        hosts.from_first(complete)
     return metrics
 
 
