@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from experiments import preparation
 from experiments.descents import Descent, behaviour_of, members_of, neurons_of
 from experiments.inputs import Ensemble
 from neurorecon.errors import NeuroreconError
@@ -83,3 +84,12 @@ def test_members_are_places_in_the_ensemble():
     for wrong in ("3", "0,0", "a"):
         with pytest.raises(NeuroreconError, match="some of 0, 1, 2"):
             members_of(tiny_config(members=wrong), ensemble)
+
+
+@pytest.mark.parametrize("steps", [(1, 1), (3, 3), (2, 4)])
+def test_the_likelihood_is_weighed_by_stream(steps):
+    """Interleaved streams of frames say the same: their sum counts as one stream does."""
+    config = tiny_config(default_recipe__likelihood="poisson", default_recipe__likelihood_weight=0.6)
+    ensemble = Ensemble([(SimpleNamespace(frame_step=step), {}) for step in steps], None)
+    recipe = preparation._recipe(config, ensemble, {}, pytest.fail)
+    assert recipe.losses["poisson"][0] == pytest.approx(0.6 / np.mean(steps))
