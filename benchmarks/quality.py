@@ -53,6 +53,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "flat_prior": {"prior.spectrum": "flat"},
     "linear_prior": {"prior.mean": "linear_decoder"},
     "convolutional_prior": {"prior.mean": "convolutional_decoder"},
+    "common_prior": {"prior.adapt_clips": 0},
     "calibrated": {"calibration_clips": 4},
     "samples": {"posterior.samples": 8},
 }

@@ -40,17 +40,20 @@ class Correction:
     def samples(self, descent: Descent) -> bool:
         return self._config.posterior.samples > 0 and descent.has_spread
 
-    def sampled(self, descent: Descent, responses: np.ndarray, movie: np.ndarray) -> Posterior | None:
+    def sampled(
+        self, descent: Descent, responses: np.ndarray, movie: np.ndarray, prior_scale: np.ndarray | None
+    ) -> Posterior | None:
         """Samples of the posterior, by all hosts together; None where none are asked for.
 
         Args:
           descent: which.
           responses: (time, neuron).
           movie: (time, height, width), reconstructed from them.
+          prior_scale: (time, height, width), with which it was.
         """
         if not self.samples(descent):
             return None
-        return _sample(self._config, self._states, self._ensemble, descent, responses, movie, self._bar)
+        return _sample(self._config, self._states, self._ensemble, descent, responses, movie, prior_scale, self._bar)
 
     def __call__(
         self, descent: Descent, responses: np.ndarray, movie: np.ndarray, posterior: Posterior | None
@@ -62,7 +65,7 @@ class Correction:
         if posterior is not None:
             scale = self._scale(name) if descent.kind == "reconstruction" else 1.0
             spread = {"movie_std": np.float32(scale) * posterior.std, "spread_scale": scale}
-        if descent.kind != "validation":
+        if descent.kind not in ("first", "validation"):
             calibration: Calibration | None = self._calibration(name)
             if calibration is not None:
                 movie = calibration.apply(movie, descent.animal.decoded(responses))
@@ -100,6 +103,7 @@ def _sample(
     descent: Descent,
     responses: np.ndarray,
     movie: np.ndarray,
+    prior_scale: np.ndarray | None,
     bar: tqdm,
 ) -> Posterior:
     animal = descent.animal
@@ -113,6 +117,7 @@ def _sample(
             noise=animal.noise,
             num_samples=config.posterior.samples,
             movie=movie,
+            prior_scale=prior_scale,
             baseline=animal.baseline(responses, neurons_of(config, descent)),
             **arguments_of(config, descent),
             **resume,

@@ -5,7 +5,9 @@ would have alone. With `config.length_bucket`, groups of different lengths share
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -15,6 +17,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
+from experiments.adapted import PriorScales, first_steps
 from experiments.descents import Descent, arguments_of, behaviour_of, kept_in, movie_path, neurons_of, responses_of
 from experiments.inputs import Ensemble
 from neurorecon import hosts, runs
@@ -35,6 +38,7 @@ class Begun(NamedTuple):
       size: of the clip axis.
       length: frames of its arrays; None where the file doesn't tell.
       progress: its state.
+      prior_scale: of its clips, (clip, time, height, width); None: it was in its first reconstruction, or has none.
     """
 
     path: Path
@@ -42,6 +46,7 @@ class Begun(NamedTuple):
     size: int
     length: int | None
     progress: Progress
+    prior_scale: np.ndarray | None
 
 
 class Group(NamedTuple):
@@ -188,14 +193,19 @@ def _begun(folder: Path, states: Path) -> dict[tuple[str, str, str], Begun]:
         if all(movie_path(folder, kind, animal, trial).is_file() for trial in trials):
             path.unlink(missing_ok=True)  # a kill came between the last movie and this
             continue
+        scale = arrays.pop("prior_scale", None)
         progress = Progress.from_arrays(arrays)
         size = max((np.shape(x)[1] for x in jax.tree.leaves(progress.states) if np.ndim(x) > 1), default=1)
-        one = Begun(path, tuple(trials), size, length, progress)
+        one = Begun(path, tuple(trials), size, length, progress, scale)
         for trial in trials:
             other = found.get((kind, animal, trial))
-            if other is None or other.progress.step < progress.step:
+            if other is None or _reached(other) < _reached(one):
                 found[kind, animal, trial] = one
     return found
+
+
+def _reached(begun: Begun) -> tuple[bool, int]:
+    return begun.prior_scale is not None, begun.progress.step
 
 
 @contextlib.contextmanager
@@ -206,10 +216,11 @@ def descended(
     ensemble: Ensemble,
     group: Group,
     bar: tqdm,
+    scales: PriorScales,
     *,
     last_step: int | None = None,
-) -> Iterator[list[tuple[np.ndarray, Reconstruction]]]:
-    """Responses (time, neuron) and reconstruction of each clip of a group.
+) -> Iterator[list[tuple[np.ndarray, Reconstruction, np.ndarray | None]]]:
+    """Responses (time, neuron), reconstruction and scale of the prior, if it has one, of each clip of a group.
 
     The state is kept in `states` until the context ends well: what is done with the outcome belongs inside.
 
@@ -218,6 +229,7 @@ def descended(
       states: the folder where states are kept.
       group: of `groups_of`.
       bar: counts the steps of each clip.
+      scales: of the run.
       last_step: see `kept_in`.
     """
     first, number = group.descents[0], len(group.descents)
@@ -236,31 +248,47 @@ def descended(
 
     responses, given = hosts.agreed(prepared)
     arguments = arguments_of(config, first)
+    if first.kind == "first":
+        arguments["num_steps"] = first_steps(config)
     recipe, encoders = arguments["recipe"], ensemble.members[: first.num_models]
     num_frames, fills = len(responses[0]), bool(config.length_bucket) and not why_not(recipe)
     if fills:
         longer = padded(recipe, *given, group.length)
         given, arguments["recipe"] = longer[1:], longer.recipe
-    store = group.store(states)
     labels = {
         "kind": first.kind,
         "animal": first.animal.name,
         "trials": np.array([d.trial_id for d in group.descents]),
         "length": group.length,
     }
-    with kept_in(
-        store,
-        bar,
-        config.checkpoint_seconds,
-        _progress(group, fill),
-        labels=labels,
-        clips=number,
-        last_step=last_step,
-    ) as resume:
-        result = reconstruct_clips(encoders, given[0], given[1], baseline=given[2], **arguments, **resume)
-        if fills:
-            result = unpadded(result, encoders, recipe, num_frames)
-        yield [(responses[k], _clip(result, k)) for k in range(number)]
+    keep = {"store": group.store(states), "bar": bar, "checkpoint_seconds": config.checkpoint_seconds, "clips": number}
+
+    def reconstructed(resume: dict[str, Any], scale: np.ndarray | None, **changes: Any) -> Reconstruction:
+        if scale is not None:
+            added = group.length - num_frames if fills else 0
+            scale = np.pad(scale, [(0, 0), (0, added), (0, 0), (0, 0)], constant_values=1.0)
+        made = reconstruct_clips(
+            encoders, given[0], given[1], baseline=given[2], prior_scale=scale, **(arguments | changes), **resume
+        )
+        return unpadded(made, encoders, recipe, num_frames) if fills else made
+
+    scale, progress, before = None, _progress(group, fill), 0
+    if scales.wanted(first):
+        scale, ones = _scale_begun(group, fill), np.ones((group.size, num_frames, *encoders[0][0].screen), np.float32)
+        before = first_steps(config)
+        if scale is None:
+            with kept_in(**keep, progress=progress, labels=labels) as resume:
+                seen = reconstructed(resume, ones, num_steps=before)
+            own = partial(_scales, scales, group.descents, responses, seen.movie)
+            scale, progress = hosts.agreed(own)[fill], None
+        else:
+            bar.update(before * number)
+        labels["prior_scale"] = scale[:number]
+    with kept_in(**keep, progress=progress, labels=labels, last_step=last_step) as resume:
+        result = reconstructed(resume, scale)
+        steps = arguments["num_steps"] or recipe.num_steps
+        result = dataclasses.replace(result, encoder_windows=result.encoder_windows * (1 + before / steps))
+        yield [(responses[k], _clip(result, k), None if scale is None else scale[k]) for k in range(number)]
     begun = group.begun
     if begun and all(movie_path(folder, first.kind, first.animal.name, trial).is_file() for trial in begun.trials):
         begun.path.unlink(missing_ok=True)
@@ -273,6 +301,22 @@ def _progress(group: Group, fill: list[int]) -> Progress | None:
     if here == list(range(len(here))) and group.size == group.begun.size:
         return group.begun.progress
     return group.begun.progress.of_clips([here[k] for k in fill])
+
+
+def _scale_begun(group: Group, fill: list[int]) -> np.ndarray | None:
+    """(clip, time, height, width) the scales of the group's prior, where its first reconstructions were done."""
+    begun = group.begun
+    found: dict[str, np.ndarray] = {}
+    if begun is not None and begun.prior_scale is not None:
+        here = [begun.trials.index(d.trial_id) for d in group.descents]
+        found = {"prior_scale": begun.prior_scale[[here[k] for k in fill]]}
+    return hosts.arrays_from_first(found).get("prior_scale")
+
+
+def _scales(
+    scales: PriorScales, descents: Sequence[Descent], responses: Sequence[np.ndarray], movies: np.ndarray
+) -> np.ndarray:
+    return np.stack([scales.of(*each) for each in zip(descents, responses, movies)])
 
 
 def _clip(result: Reconstruction, place: int) -> Any:

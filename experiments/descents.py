@@ -25,7 +25,7 @@ from neurorecon.reconstruction import Progress
 class Descent(NamedTuple):
     """One movie to reconstruct: the clip itself, or a control of it."""
 
-    kind: str  # "validation", "reconstruction", "shuffled_neurons" or "ceiling"
+    kind: str  # "first", "validation", "reconstruction", "shuffled_neurons" or "ceiling"
     animal: Animal
     trial_id: str
     path: Path
@@ -39,7 +39,7 @@ class Descent(NamedTuple):
 
 def movie_path(folder: Path, kind: str, animal: str, trial_id: str) -> Path:
     """Where a work folder keeps the movie of a descent."""
-    root = {"validation": folder / "validation", "reconstruction": folder / "reconstructions"}
+    root = {"reconstruction": folder / "reconstructions"} | {name: folder / name for name in ("first", "validation")}
     return root.get(kind, folder / "controls" / kind) / animal / f"{trial_id}.npz"
 
 

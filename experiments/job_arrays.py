@@ -12,6 +12,8 @@ import ml_collections
 from experiments.descents import Descent
 from neurorecon.errors import NeuroreconError
 
+FOR_ALL = ("first", "validation")  # kinds of descents that tell how the others are made
+
 
 class Job(NamedTuple):
     """The `number`-th, from 1, of `total` jobs."""
@@ -25,13 +27,13 @@ class Job(NamedTuple):
         return f"{self.number}-of-{self.total}"
 
     def share(self, descents: Sequence[Descent]) -> list[Descent]:
-        """Every `total`-th movie; of the validation clips, by which all others are calibrated, each.
+        """Every `total`-th movie; of the validation clips, which tell how all others are made, each.
 
         It depends on the clips and controls that are asked for, not on which are there: jobs that start at different
         times share the same movies.
         """
-        others = [d for d in descents if d.kind != "validation"]
-        return [d for d in descents if d.kind == "validation"] + others[self.number - 1 :: self.total]
+        others = [d for d in descents if d.kind not in FOR_ALL]
+        return [d for d in descents if d.kind in FOR_ALL] + others[self.number - 1 :: self.total]
 
 
 def job_of(config: ml_collections.ConfigDict) -> Job | None:
@@ -52,7 +54,7 @@ def job_of(config: ml_collections.ConfigDict) -> Job | None:
 
 def told(descents: Sequence[Descent]) -> str:
     """How far all jobs together are, and what comes next."""
-    movies = [d for d in descents if d.kind != "validation"]
+    movies = [d for d in descents if d.kind not in FOR_ALL]
     there = sum(d.path.is_file() for d in movies)
     rest = "" if there == len(movies) else "when the other jobs are done, "
     return (

@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.adapted import PriorScales, adapts, first_clips, steps_of
 from experiments.corrections import Correction, save_movie, spread_clips
 from experiments.decoder_training import NAME
 from experiments.descent_groups import clips_at_once, descended, groups_of
@@ -177,6 +178,12 @@ def _prepared(config: ml_collections.ConfigDict, workdir: str, kept: Kept | None
     with first_alone(config, folder, names) if job else contextlib.nullcontext():
         there = hosts.from_first(lambda: all(path.is_file() for path in made_once(config, folder, names)))
         animals = hosts.agreed(prepare) if there else hosts.after_first(prepare)
+    for animal in animals:
+        if adapts(config) and not first_clips(config, animal):
+            print(
+                f"{animal.name}: one prior for all clips, since it takes 2 validation trials to adapt it to each, and "
+                f"there are {len(animal.validation)}"
+            )
     return _Prepared(config, folder, ensemble, animals, chosen, controls)
 
 
@@ -231,6 +238,11 @@ def _check_choices(config: ml_collections.ConfigDict) -> None:
             "--config.posterior.samples: expected the default recipe without calibration_clips, found "
             f"{config.recipe} with {config.calibration_clips}"
         )
+    if config.prior.adapt_clips < 0 or config.prior.adapt_clips == 1 or config.prior.first_steps < 1:
+        raise NeuroreconError(
+            "--config.prior: expected adapt_clips of 2 or more, or 0 for one spectrum, and first_steps of 1 or more, "
+            f"found {config.prior.adapt_clips} and {config.prior.first_steps}"
+        )
     if not 0 < config.neurons.share <= 1:
         raise NeuroreconError(f"--config.neurons.share: expected above 0, up to 1, found {config.neurons.share}")
     if config.neurons.count < 0 or (config.neurons.count and config.neurons.share < 1):
@@ -269,6 +281,9 @@ def _descents(
 ) -> Iterator[Descent]:
     # First, since the others are calibrated by them.
     for animal in animals:
+        for trial_id in first_clips(config, animal):
+            path = movie_path(folder, "first", animal.name, trial_id)
+            yield Descent("first", animal, trial_id, path, len(ensemble.members))
         for trial in animal.validation[: max(animal.calibration_clips, spread_clips(config))]:
             path = movie_path(folder, "validation", animal.name, trial.id)
             yield Descent("validation", animal, trial.id, path, len(ensemble.members))
@@ -288,27 +303,27 @@ def _run(
     left = [d for d in descents if not d.path.is_file()]
     if len(left) < len(descents):
         print(f"{len(descents) - len(left)} of {len(descents)} movies are there")
-    steps = config.num_steps or (left[0].animal.recipe.num_steps if left else 0)
     states = folder / "progress" / job.name if job else folder / "progress"
     path = folder / f"reconstruction{f'-{job.name}' if job else ''}.jsonl"
     log = hosts.agreed(lambda: runs.MetricsLog(path) if hosts.is_first() else None)
-    sampled = sum(d.has_spread for d in left) if config.posterior.samples else 0
-    total = steps * (len(left) + sampled)
+    total = sum(steps_of(config, d) for d in left)
+    if config.posterior.samples:
+        total += sum(_last_steps(config, d) for d in left if d.has_spread)
     done = 0
     with tqdm(total=total, desc="reconstruct", unit="step", mininterval=2.0, disable=not hosts.is_first()) as bar:
-        correct = Correction(config, folder, states, ensemble, bar)
+        correct, scales = Correction(config, folder, states, ensemble, bar), PriorScales(config, folder)
         for group in groups_of(config, folder, states, descents):
             first, together = group.descents[0], len(group.descents)
             which = f"movie {done + 1}" if together == 1 else f"movies {done + 1} to {done + together}"
             bar.set_postfix_str(f"{first.kind} {first.animal.name}/{first.trial_id}, {which} of {len(left)}")
             started = time.monotonic()
             # Sampling takes longer than descending: the end is kept, or a kill would cost the descent of all.
-            last_step = steps if correct.samples(first) else None
-            with descended(config, folder, states, ensemble, group, bar, last_step=last_step) as found:
+            last_step = _last_steps(config, first) if correct.samples(first) else None
+            with descended(config, folder, states, ensemble, group, bar, scales, last_step=last_step) as found:
                 shared = (time.monotonic() - started) / together  # each clip's part of the time of all
-                for descent, (responses, result) in zip(group.descents, found):
+                for descent, (responses, result, scale) in zip(group.descents, found):
                     started = time.monotonic()
-                    posterior = correct.sampled(descent, responses, result.movie)
+                    posterior = correct.sampled(descent, responses, result.movie, scale)
                     cost = {"seconds": shared - started, "clips_together": together}
                     hosts.from_first(
                         functools.partial(_keep, config, correct, log, descent, responses, result, posterior, cost)
@@ -316,6 +331,11 @@ def _run(
             done += together
     if job and states.is_dir() and not any(states.iterdir()):
         states.rmdir()
+
+
+def _last_steps(config: ml_collections.ConfigDict, descent: Descent) -> int:
+    """Updates of the last reconstruction of a clip, and of its samples."""
+    return config.num_steps or descent.animal.recipe.num_steps
 
 
 def _keep(

@@ -126,6 +126,7 @@ def descended(reference, members, *, short=False):
         behaviour=jnp.asarray(behaviour),
         baseline=jnp.zeros(settings.shape),
         neuron_weights=jnp.ones(responses.shape[1]),
+        prior_scale=jnp.ones((1, 1, 1)),
     )
     return settings, stacked, clip
 

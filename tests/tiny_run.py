@@ -38,6 +38,7 @@ SIZES = {
     "num_steps": 6,
     "steps_per_call": 2,
     "skip_frames": 10,
+    "prior.adapt_clips": 0,  # two descents a clip; tests/test_adapted.py has them
     "calibration_clips": 2,  # off by default, and takes the longest way through the code
     "linear_decoder.num_lags": 4,
     "linear_decoder.lag_step": 2,

@@ -116,6 +116,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.prior.mean = "training"
     config.prior.spectrum = "measured"  # on training movies, or on what the decoder leaves; or "natural" (1/f), "flat"
     config.prior.std = 55.0  # grey values, of "natural" and "flat"
+    # Each clip's spectrum is estimated from a first reconstruction, see neurorecon.reconstruction.adaptation; so many
+    # validation clips tell what such a one shows of a movie. 0: one spectrum for all clips.
+    config.prior.adapt_clips = 8
+    config.prior.first_steps = 20  # updates of the first reconstruction
     config.mask = ml_collections.ConfigDict()
     config.mask.kind = "sensitivity"  # or "alpha" (published), or "none"
     config.mask.threshold = 0.3  # of the sensitivity's maximum; the published alpha mask is evaluated at 1

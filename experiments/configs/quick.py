@@ -18,4 +18,5 @@ def get_config() -> ml_collections.ConfigDict:
     # Chosen on two development animals, see BUILD_NOTES: 0.02 below the default's movie correlation.
     config.default_recipe.num_steps = 12
     config.default_recipe.learning_rate = 0.6
+    config.prior.first_steps = 8
     return config

@@ -49,12 +49,14 @@ def recorded_clips(
     behaviour: Any,
     neurons: Any,
     baseline: Any,
+    prior_scale: Any,
+    *,
     num_neurons: int,
     frame: tuple[int, int],
     recipe: Recipe,
     dtype: Any,
 ) -> Recorded:
-    """The clips on the device: responses (clip, time, neuron), behaviour (clip, time, 4), baseline (clip, time, frame).
+    """The clips on the device: responses (clip, time, neuron), behaviour (clip, time, 4), others (clip, time, frame).
 
     Raises:
       NeuroreconError: shapes that don't fit, or values that are not finite.
@@ -88,6 +90,9 @@ def recorded_clips(
             weights = neurons.astype(float)
     if not np.isfinite(baseline).all():
         raise NeuroreconError("baseline: expected finite values, found NaN or infinity")
+    scale = np.ones((shape[0], 1, 1, 1)) if prior_scale is None else _numbers("prior_scale", prior_scale)
+    if prior_scale is not None and (scale.shape != shape or not (np.isfinite(scale) & (scale > 0)).all()):
+        raise NeuroreconError(f"prior_scale: expected finite numbers above 0 of shape {shape}, found {scale.shape}")
     for name, values in (("responses", responses), ("behaviour", behaviour)):
         if not np.isfinite(values).all():
             clip, frame, column = np.argwhere(~np.isfinite(values))[0]
@@ -95,7 +100,7 @@ def recorded_clips(
                 f"{name}: expected finite values, found {values[clip, frame, column]} in clip {clip}, frame {frame}, "
                 f"column {column}; cut the trial to its valid length"
             )
-    return Recorded(*(jnp.asarray(x, dtype) for x in (responses, behaviour, baseline, weights)))
+    return Recorded(*(jnp.asarray(x, dtype) for x in (responses, behaviour, baseline, weights, scale)))
 
 
 def mask_on(

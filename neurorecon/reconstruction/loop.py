@@ -52,12 +52,15 @@ class Recorded(NamedTuple):
       behaviour: (clip, time, 4).
       baseline: (clip, time, height, width), added to what the latent shows: zeros, or a decoder's movie.
       neuron_weights: (neuron,); 0 leaves a neuron out.
+      prior_scale: (clip, time, height, width), times the latent: standard deviations of this clip over the prior's, see
+        `adaptation`; (clip, 1, 1, 1) where there are none.
     """
 
     responses: jax.Array
     behaviour: jax.Array
     baseline: jax.Array
     neuron_weights: jax.Array
+    prior_scale: jax.Array
 
 
 @partial(
@@ -173,7 +176,7 @@ def _step(settings: Settings, variables: Sequence[Variables], clip: Recorded, ma
     recipe = settings.recipe
     step, latent, optimiser = carry
     parametrisation = recipe.parametrisation(settings.shape, latent.dtype)
-    movie, to_latent = jax.vjp(lambda z: clip.baseline + parametrisation.to_pixels(z), latent)
+    movie, to_latent = jax.vjp(lambda z: clip.baseline + parametrisation.to_pixels(clip.prior_scale * z), latent)
     gradient, trace = pixel_gradient(settings, variables, movie, clip, jax.random.fold_in(key, step))
     gradient = gradient * mask
     for name, (weight, prior) in recipe.priors.items():
@@ -213,8 +216,8 @@ def _descend(settings: Settings, num_steps: int, state: State, variables: tuple,
     """`advance` for what one device holds."""
 
     def one_clip(args, members):
-        latent, optimiser, responses, behaviour, baseline = args
-        clip = Recorded(responses, behaviour, baseline, recorded.neuron_weights)
+        latent, optimiser, responses, behaviour, baseline, prior_scale = args
+        clip = Recorded(responses, behaviour, baseline, recorded.neuron_weights, prior_scale)
         # Compiled on its own, the step is traced once for the shapes of its trace and the loop together.
         step = jax.jit(partial(_step, settings, members, clip, mask, key), inline=True)
 
@@ -231,7 +234,8 @@ def _descend(settings: Settings, num_steps: int, state: State, variables: tuple,
 
     def one_movie(args):
         latent, optimiser, members = args
-        clips = (latent, optimiser, recorded.responses, recorded.behaviour, recorded.baseline)
+        each = (recorded.responses, recorded.behaviour, recorded.baseline, recorded.prior_scale)
+        clips = (latent, optimiser, *each)
         at_once = settings.clips_at_once if settings.parallel else 1
         return _batched(lambda clip: one_clip(clip, members), clips, at_once)
 

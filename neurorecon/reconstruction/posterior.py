@@ -60,6 +60,7 @@ def posterior_draws(
     frame_step: int,
     num_samples: int,
     key: jax.Array,
+    prior_scale: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the samples descend from: perturbed responses (sample, time, neuron), prior draws (sample, time, h, w).
 
@@ -76,6 +77,7 @@ def posterior_draws(
       frame_step: that of the encoders and of the fit of `noise`.
       num_samples: even.
       key: of the reconstruction.
+      prior_scale: (time, height, width), as in `reconstruct`.
 
     Raises:
       NeuroreconError: a recipe without a Gaussian prior or with further terms, or an odd number of samples.
@@ -97,7 +99,7 @@ def posterior_draws(
     perturbed, displaced = [], []
     for pair in range(num_samples // 2):
         for_prior, for_noise = _pair_keys(key, pair)
-        displacement = _displacement(recipe, parametrisation, shape, for_prior)
+        displacement = _displacement(recipe, parametrisation, shape, for_prior, prior_scale)
         seed = [int(word) for word in np.asarray(jax.random.bits(for_noise, (4,)))]
         drawn = simulate_responses(noise, prediction, frame_step=frame_step, seed=seed, scale=1 / np.sqrt(weight))[0]
         error = drawn - np.asarray(prediction, np.float32)
@@ -152,10 +154,14 @@ def _pair_keys(key: jax.Array, pair: int) -> jax.Array:
 
 
 def _displacement(
-    recipe: Recipe, parametrisation: Parametrisation, shape: tuple[int, int, int], key: jax.Array
+    recipe: Recipe,
+    parametrisation: Parametrisation,
+    shape: tuple[int, int, int],
+    key: jax.Array,
+    prior_scale: np.ndarray | float = 1.0,
 ) -> np.ndarray:
     """(time, height, width) a draw of the prior, about its mean."""
-    latent = jax.random.normal(key, shape) / np.sqrt(recipe.penalty_weight)
+    latent = jax.random.normal(key, shape) * np.asarray(prior_scale, np.float32) / np.sqrt(recipe.penalty_weight)
     return np.asarray(parametrisation.to_pixels(latent) - parametrisation.to_pixels(jnp.zeros(shape)))
 
 
@@ -170,6 +176,7 @@ def sample_posterior(
     key: jax.Array,
     movie: np.ndarray | None = None,
     baseline: np.ndarray | None = None,
+    prior_scale: np.ndarray | None = None,
     readout: int = 0,
     smoothing: tuple[float, float, float] = (5.0, 2.0, 2.0),
     **options: Any,
@@ -188,7 +195,7 @@ def sample_posterior(
       num_samples: even, see `posterior_draws`.
       key: of the reconstruction; the same key gives the same samples.
       movie: the recipe's reconstruction of these responses, where it is there already.
-      baseline: (time, height, width), as in `reconstruct`.
+      baseline, prior_scale: (time, height, width), as in `reconstruct`.
       readout: which animal's readout.
       smoothing: sigma of a Gaussian over time, height and width on the variance: it varies little from pixel to pixel,
         and four samples tell little of one pixel alone. 0 for none.
@@ -206,7 +213,7 @@ def sample_posterior(
     common |= {"recipe": recipe, "key": key, "readout": readout}
     windows = 0.0
     if movie is None:
-        found = reconstruct(encoders, responses, behaviour, baseline=baseline, **common)
+        found = reconstruct(encoders, responses, behaviour, baseline=baseline, prior_scale=prior_scale, **common)
         movie, windows = found.movie, found.encoder_windows
     frame_shape = tuple(encoders[0][0].screen)
     perturbed, displaced = posterior_draws(
@@ -218,11 +225,15 @@ def sample_posterior(
         frame_step=steps.pop(),
         num_samples=num_samples,
         key=key,
+        prior_scale=1.0 if prior_scale is None else prior_scale,
     )
     if baseline is not None:
         displaced = displaced + np.asarray(baseline, np.float32)
     behaviours = np.broadcast_to(behaviour, (num_samples, *np.shape(behaviour)))
-    result = reconstruct_clips(encoders, perturbed, behaviours, baseline=displaced, **(options | common))
+    scales = None if prior_scale is None else np.broadcast_to(prior_scale, displaced.shape)
+    result = reconstruct_clips(
+        encoders, perturbed, behaviours, baseline=displaced, prior_scale=scales, **(options | common)
+    )
     samples = np.concatenate(result.movies.swapaxes(0, 1))  # encoder by encoder, where each has its own movies
     mean = samples.mean(0, dtype=np.float64)
     # About the movie, which the mean of antithetic pairs is up to what is not linear: no degree of freedom is lost.

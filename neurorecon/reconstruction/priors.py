@@ -78,24 +78,31 @@ def measured_power(movies: Iterable[np.ndarray], shape: tuple[int, int, int], *,
     return np.maximum(smooth, 1e-6 * smooth.max())
 
 
-def frequency_bands(shape: tuple[int, int, int], bins: int) -> np.ndarray:
+def frequency_bands(shape: tuple[int, ...], bins: int, *, num_frames: int | None = None) -> np.ndarray:
     """(time, height, width) int: the band of each cosine coefficient, temporal band * (bins + 1) + spatial band.
 
     Band 0 of each axis is frequency zero; the other `bins` are evenly wide on a logarithmic axis.
+
+    Args:
+      shape: (time, height, width).
+      bins: per axis.
+      num_frames: of the movies whose lowest frequency begins the temporal bands; left out: these.
     """
     time, height, width = shape
     radius = np.sqrt((np.arange(height)[:, None] / height) ** 2 + (np.arange(width)[None] / width) ** 2)
+    lowest = None if num_frames is None else 1 / num_frames
     spatial = _log_bins(radius, bins)[None]
-    temporal = _log_bins(np.arange(time) / time, bins)[:, None, None]
+    temporal = _log_bins(np.arange(time) / time, bins, lowest)[:, None, None]
     return temporal * (bins + 1) + spatial
 
 
-def _log_bins(frequency: np.ndarray, bins: int) -> np.ndarray:
+def _log_bins(frequency: np.ndarray, bins: int, lowest: float | None = None) -> np.ndarray:
     """Bin 0 holds frequency zero alone; the others divide the rest evenly on a logarithmic axis."""
     positive = frequency[frequency > 0]
     if positive.size == 0:
         return np.zeros(frequency.shape, int)
-    edges = np.geomspace(positive.min(), positive.max() * 1.0001, bins + 1)
+    lowest, highest = (positive.min(), positive.max()) if lowest is None else (lowest, 1 - lowest)
+    edges = np.geomspace(lowest, highest * 1.0001, bins + 1)
     return np.where(frequency > 0, np.clip(np.digitize(frequency, edges), 1, bins), 0)
 
 

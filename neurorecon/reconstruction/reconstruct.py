@@ -82,13 +82,14 @@ def reconstruct(
       update_mask: (height, width) of the screen or of the encoder's canvas.
       readout: which animal's readout.
       num_steps: pixel updates, in place of the recipe's.
-      **options: see `reconstruct_clips`; `baseline` without its clip axis.
+      **options: see `reconstruct_clips`; `baseline` and `prior_scale` without their clip axis.
 
     Raises:
       NeuroreconError: shapes that don't fit, responses that are not finite, or a descent that stopped being finite.
     """
-    if options.get("baseline") is not None:
-        options["baseline"] = np.asarray(options["baseline"])[None]
+    for name in ("baseline", "prior_scale"):
+        if options.get(name) is not None:
+            options[name] = np.asarray(options[name])[None]
     result = reconstruct_clips(
         encoders,
         np.asarray(responses)[None],
@@ -114,6 +115,7 @@ def reconstruct_clips(
     update_mask: np.ndarray | None = None,
     neurons: np.ndarray | None = None,
     baseline: np.ndarray | None = None,
+    prior_scale: np.ndarray | None = None,
     readout: int = 0,
     num_steps: int | None = None,
     steps_per_call: int = 20,
@@ -138,6 +140,8 @@ def reconstruct_clips(
       neurons: (neuron,) bool, those to use; the rest is left out as `recipe.ablation` says.
       baseline: (clip, time, height, width) of the screen, grey values, to which the parametrisation's movie is added.
         With a recipe whose prior mean is 0 it is the prior's mean for each clip: a decoder's movie, say.
+      prior_scale: (clip, time, height, width) of what is descended: the latent is multiplied by it. With the default
+        recipe, the clip's standard deviation of each cosine coefficient over the prior's, see `adaptation`.
       readout: which animal's readout.
       num_steps: pixel updates, in place of the recipe's.
       steps_per_call: updates between two returns to the host.
@@ -173,7 +177,7 @@ def reconstruct_clips(
         "precision": precision,
         "readout": readout,
     }
-    clips = (responses, behaviour, neurons, baseline)
+    clips = (responses, behaviour, neurons, baseline, prior_scale)
     ready = hosts.agreed(lambda: _ready(encoders, clips, recipe, update_mask, shard, memory_gib, limits))
     variables = [job.variables for job in ready.jobs]
     settings, recorded, mask, progress = as_first(ready.settings, variables, ready.recorded, ready.mask, key, progress)
@@ -196,7 +200,7 @@ def reconstruct_clips(
             if on_call is not None:
                 on_call(progress)
     screen = tuple(encoders[0][0].screen)
-    return _finish(progress, settings, ready.jobs, np.asarray(recorded.baseline), screen)
+    return _finish(progress, settings, ready.jobs, recorded, screen)
 
 
 class _Ready(NamedTuple):
@@ -211,14 +215,14 @@ class _Ready(NamedTuple):
 
 def _ready(
     encoders: Sequence[tuple[Encoder, Variables]],
-    clips: tuple[Any, Any, Any, Any],
+    clips: tuple[Any, Any, Any, Any, Any],
     recipe: Recipe,
     update_mask: np.ndarray | None,
     shard: str,
     memory_gib: float,
     limits: dict[str, Any],
 ) -> _Ready:
-    """Checks the arguments of `reconstruct_clips`, `clips` its responses, behaviour, neurons and baseline."""
+    """Checks the arguments of `reconstruct_clips`, `clips` its responses, behaviour, neurons, baseline, prior_scale."""
     readout = limits["readout"]
     check_encoders(encoders, readout, same_canvas=recipe.canvas)
     encoders = [in_precision(*member, limits["precision"]) for member in encoders]
@@ -227,7 +231,7 @@ def _ready(
     first = encoders[0][0]
     screen, canvas = tuple(first.screen), tuple(first.canvas)
     frame = canvas if recipe.canvas else screen
-    recorded = recorded_clips(*clips, first.num_neurons[readout], frame, recipe, dtype)
+    recorded = recorded_clips(*clips, num_neurons=first.num_neurons[readout], frame=frame, recipe=recipe, dtype=dtype)
     num_clips, num_frames = recorded.responses.shape[:2]
     mask = mask_on(update_mask, screen, canvas, frame, dtype)
     recipe = recipe.made_for((num_frames, *frame), dtype)
@@ -291,14 +295,15 @@ def _finish(
     progress: Progress,
     settings: Sequence[Settings],
     jobs: Sequence[Job],
-    baseline: np.ndarray,
+    recorded: Recorded,
     screen: tuple[int, int],
 ) -> Reconstruction:
+    baseline, scale = np.asarray(recorded.baseline), np.asarray(recorded.prior_scale)
     recipe = settings[0].recipe
     movies = []
     for state, setting in zip(progress.states, settings):
         to_pixels = recipe.parametrisation(setting.shape, state.latent.dtype).to_pixels
-        shown = jax.vmap(jax.vmap(to_pixels))(jnp.asarray(np.asarray(state.latent))) + baseline
+        shown = jax.vmap(jax.vmap(to_pixels))(jnp.asarray(np.asarray(state.latent) * scale)) + baseline
         movies.append(np.asarray(jnp.clip(shown, 0.0, 255.0)))
     stacked = np.concatenate(movies).swapaxes(0, 1)  # clip, movie, time, height, width
     order = np.argsort([member for job in jobs for member in job.members])
