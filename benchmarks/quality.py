@@ -28,7 +28,7 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.quality_animals import Screen, Shown, make_tree
 from experiments.configs.small import get_config
 from experiments.convolutional_decoder import decode_clips
-from experiments.inputs import recordings_of
+from experiments.inputs import ensemble_of, recordings_of
 from experiments.preparation import Kept
 from experiments.reconstruct import reconstruct_recordings
 from experiments.train import train_encoders
@@ -78,10 +78,14 @@ def configured(options: argparse.Namespace, seed: int, neurons: int, tree: Path)
 
 def animals(options: argparse.Namespace) -> Iterator[tuple[str, int, int, float]]:
     """Name, seed, number of neurons and noise level of each animal."""
-    for seed in numbers(options.seeds, int):
-        for neurons in numbers(options.neurons, int):
-            for noise in numbers(options.noise, float):
-                yield f"seed{seed}_neurons{neurons}_noise{noise:g}", seed, neurons, noise
+    chosen = options.animals or [
+        (seed, neurons, noise)
+        for seed in numbers(options.seeds, int)
+        for neurons in numbers(options.neurons, int)
+        for noise in numbers(options.noise, float)
+    ]
+    for seed, neurons, noise in chosen:
+        yield f"seed{seed}_neurons{neurons}_noise{noise:g}", seed, neurons, noise
 
 
 def numbers(text: str, kind: type) -> list[Any]:
@@ -169,6 +173,12 @@ def rows_of(
                 yield row
 
 
+def given_animal(text: str) -> tuple[int, int, float]:
+    """Seed, number of neurons and noise level, as --animals gives them."""
+    seed, neurons, noise = text.split(":")
+    return int(seed), int(neurons), float(noise)
+
+
 def scores(
     rows: list[dict[str, Any]], recipe: str, kind: str, value: str = "correlation"
 ) -> dict[tuple[str, str], float]:
@@ -178,6 +188,29 @@ def scores(
         if row["recipe"].split("/")[0] == recipe and row["kind"] == kind and value in row:
             found.setdefault((row["animal"], str(row["clip"])), []).append(row[value])
     return {clip: float(np.mean(values)) for clip, values in found.items()}
+
+
+def report_over_kinds(rows: list[dict[str, Any]]) -> None:
+    """Prints the default beside the published recipe over kinds of clips together: ratio, and the other showing."""
+    unlike = sorted({row["kind"] for row in rows} - {"natural", "grating"})
+    for name, kinds in (("kinds unlike the training movies", unlike), ("all", ["natural", *unlike])):
+
+        def over(recipe: str, value: str = "correlation", kinds: list[str] = kinds) -> dict[tuple[str, str], float]:
+            found = ((kind, scores(rows, recipe, kind, value)) for kind in kinds)
+            return {(animal, f"{kind} {clip}"): v for kind, values in found for (animal, clip), v in values.items()}
+
+        print(f"\n{name} ({', '.join(kinds)}; not gratings, where correlations are near zero)")
+        for rival, published in (("default", "published"), ("default_one_encoder", "published_one_encoder")):
+            both = [clip for clip in over(published) if clip in over(rival)]
+            if len(both) > 1:
+                ratio = bootstrap_ratio([over(rival)[c] for c in both], [over(published)[c] for c in both], seed=0)
+                print(f"  {rival} over {published}: {interval_text(ratio, 2)}, {len(both)} clips")
+        values = [over(recipe, "other_responses") for recipe in ("default", "published")]
+        both = [clip for clip in values[1] if clip in values[0]]
+        if len(both) > 1:
+            own, other = ({c: v[c] for c in both} for v in values)
+            gain = interval_text(paired_difference(own, other), 4)
+            print(f"  correlation of predicted responses with those to the other showing, default - published: {gain}")
 
 
 def report(rows: list[dict[str, Any]]) -> None:
@@ -232,10 +265,11 @@ def main(options: argparse.Namespace) -> None:
             films=Path(options.films) if options.films else None,
         )
         config = configured(options, seed, neurons, tree)
-        ensemble = train_encoders(config, str(folder / "trained"))
-        config.encoders = str(folder / "trained")
+        trained = str(folder / "trained")
+        ensemble = ensemble_of([trained]) if options.report_only else train_encoders(config, trained)
+        config.encoders = trained
         kept = Kept()
-        for number, recipe in enumerate(options.recipes):
+        for number, recipe in enumerate([] if options.report_only else options.recipes):
             print(
                 f"{name}: {recipe}, {len(options.recipes) - number} of {len(options.recipes)} recipes to go", flush=True
             )
@@ -243,6 +277,8 @@ def main(options: argparse.Namespace) -> None:
         rows += rows_of(options, config, folder, name, shown, ensemble)
         save_json(workdir / "quality.json", {"options": vars(options), "versions": runs.versions(), "rows": rows})
     report(rows)
+    if "published" in options.recipes:
+        report_over_kinds(rows)
     print(json.dumps({"rows": len(rows), "file": str(workdir / "quality.json")}))
 
 
@@ -250,14 +286,21 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--recipes", default=",".join(RECIPES), type=lambda text: text.split(","))
+    parser.add_argument(
+        "--animals",
+        default=[],
+        type=lambda text: [given_animal(part) for part in text.split(",")],
+        help="SEED:NEURONS:NOISE,..., in place of all combinations of --seeds, --neurons and --noise",
+    )
+    parser.add_argument("--report_only", action="store_true", help="of the movies that are there; makes none")
     texts = {"seeds": "11,12", "neurons": "400", "noise": "1", "films": "", "published_kinds": "natural"}
     for flag, value in texts.items():
         parser.add_argument(f"--{flag}", default=value)
     sizes = {"clips": 4, "others": 2, "published_clips": 2, "train": 100, "models": 7, "steps": 400}
-    for flag, value in (
+    for flag, number in (
         sizes | {"height": 18, "width": 32, "frames": 100, "frame_step": 1, "stride": 2, "window": 32}
     ).items():
-        parser.add_argument(f"--{flag}", default=value, type=int)
+        parser.add_argument(f"--{flag}", default=number, type=int)
     parser.add_argument("--frame_rate", default=10.0, type=float)
     asked = parser.parse_args()
     if not set(asked.recipes) <= set(RECIPES) or asked.recipes[:1] != ["default"]:

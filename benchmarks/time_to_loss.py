@@ -7,9 +7,10 @@ by the published recipe to its end, and by the default recipe, once as it is and
 (the default's prior keeps it from explaining the noise of a trial; the larger the weight, the less). The measure is the
 same for all: the published response loss, Poisson, mean over the published windows, of the descended movie before
 smoothing; of the published one also of the screen alone, since the rest of the descended canvas, which explains
-responses too, is thrown away. With --expected, the file of the true expected responses of a simulated clip (time,
-neuron), the loss for these is printed too, which is what other trials of the clip would give on average: explaining
-more of the noise of one trial explains less of the others.
+responses too, is thrown away; and of the grey movie that all begin with. With --canvas the default recipe descends the
+whole canvas too, in each of these weights. With --expected, the file of the true expected responses of a simulated clip
+(time, neuron), the loss for these is printed too, which is what other trials of the clip would give on average:
+explaining more of the noise of one trial explains less of the others.
 
 Ours is timed call by call, without compilation and without working out the loss. With --sensorium and --reconstruction
 (and PyTorch, see `benchmarks.parity`) an iteration of the published script is timed at the same size on the same
@@ -21,6 +22,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import itertools
 import json
 import logging
 import sys
@@ -71,6 +73,14 @@ def response_loss(
     return jax.lax.map(one, jnp.asarray(plan.frames)).mean()
 
 
+def losses_of(encoder: Any, trials: list[Trial], movie: jax.Array) -> tuple[float, ...]:
+    """Response loss of a movie of the screen (time, height, width) for the responses of each trial."""
+    network, variables = encoder
+    return tuple(
+        float(response_loss(network, variables, movie, t.responses, t.behaviour, network.padding)) for t in trials
+    )
+
+
 def watched(encoder: Any, trials: list[Trial], recipe: Recipe, every: int) -> list[Point]:
     """The descent to the first trial's movie, looked at after every so many updates."""
     points: list[Point] = []
@@ -90,7 +100,7 @@ def watched(encoder: Any, trials: list[Trial], recipe: Recipe, every: int) -> li
         movie = shown(jnp.asarray(progress.states[0].latent)[0, 0])
         whole = tuple(loss(movie, t, padding) for t in trials)
         screen = jnp.asarray(crop_from_canvas(np.asarray(movie), tuple(network.screen)))
-        cropped = tuple(loss(screen, t, network.padding) for t in trials) if recipe.canvas else whole
+        cropped = losses_of(encoder, trials, screen) if recipe.canvas else whole
         points.append(Point(progress.step, spent, whole, cropped))
         if sys.stderr.isatty() or progress.step % (20 * every) == 0:
             print(
@@ -225,6 +235,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=999, help="of the published recipe (default 999, all)")
     parser.add_argument("--likelihood_weights", default="1,10,100", help="besides the default's own")
     parser.add_argument("--steps", type=int, default=200, help="of the default recipe in other weights (default 200)")
+    parser.add_argument("--canvas", action="store_true", help="also descend the whole canvas by the default recipe")
+    parser.add_argument("--every", type=int, default=1, help="updates between two looks at the loss (default 1)")
     parser.add_argument("--sensorium", type=Path, help="checkout of lRomul/sensorium")
     parser.add_argument("--reconstruction", type=Path, help="checkout of movie_reconstruction_code")
     parser.add_argument("--keep", type=Path, help="file for the published recipe's losses, which take long")
@@ -234,8 +246,8 @@ def main() -> None:
     warnings.simplefilter("ignore")  # that its PyTorch was older, and of constant movies
     try:
         weights = [float(w) for w in options.likelihood_weights.split(",") if w]
-        if options.frames < 48 or min(options.iterations, options.steps, options.updates) < 1:
-            raise NeuroreconError("--frames, --iterations, --steps, --updates: expected at least 48, 1, 1 and 1")
+        if options.frames < 48 or min(options.iterations, options.steps, options.updates, options.every) < 1:
+            raise NeuroreconError("--frames, --iterations, --steps, --updates, --every: expected at least 48, then 1")
         if (options.sensorium is None) != (options.reconstruction is None):
             raise NeuroreconError("--sensorium, --reconstruction: expected both checkouts or none, found one")
         encoder = load_encoder(options.encoders / "encoders" / "0")
@@ -254,10 +266,14 @@ def main() -> None:
         each, source = measured["script_seconds"], "published script"
         if each is None:
             each, source = measured["our_seconds"], "ours"
+        for name, movie in (("grey", np.full_like(trials[0].stimulus, 127.5)), ("true movie", trials[0].stimulus)):
+            seen = ", ".join(f"{loss:.5f}" for loss in losses_of(encoder, trials, jnp.asarray(movie, jnp.float32)))
+            print(f"{name}: loss {seen}, of the recorded responses and the expected ones, where these are known")
         report("default", watched(encoder, trials, default_recipe(), 1), marks, each, source)
-        for weight in weights:
-            recipe = default_recipe(likelihood_weight=weight, num_steps=options.steps)
-            report(f"default, likelihood weight {weight:g}", watched(encoder, trials, recipe, 1), marks, each, source)
+        for canvas, weight in itertools.product([False, True] if options.canvas else [False], weights):
+            recipe = default_recipe(likelihood_weight=weight, num_steps=options.steps, canvas=canvas)
+            name = f"default, {'whole canvas, ' if canvas else ''}likelihood weight {weight:g}"
+            report(name, watched(encoder, trials, recipe, options.every), marks, each, source)
     except NeuroreconError as error:
         raise SystemExit(f"error: {error}") from None
 

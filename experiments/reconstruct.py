@@ -300,6 +300,9 @@ def _run(
     config: ml_collections.ConfigDict, folder: Path, ensemble: Ensemble, descents: list[Descent], job: Job | None
 ) -> None:
     """Makes the movies that are not there yet; a job has a log and states of its own."""
+    # First reconstructions are for what else there is to do.
+    adapted = {d.animal.name for d in descents if d.kind != "first" and not d.path.is_file()}
+    descents = [d for d in descents if d.kind != "first" or d.animal.name in adapted]
     left = [d for d in descents if not d.path.is_file()]
     if len(left) < len(descents):
         print(f"{len(descents) - len(left)} of {len(descents)} movies are there")

@@ -1,6 +1,7 @@
 """Runs in which each clip has a prior of its own: two descents, resumed bit for bit, alone, together and in jobs."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -154,6 +155,13 @@ def test_too_few_validation_trials_are_told(given, tmp_path, capsys):
         in (capsys.readouterr().out)
     )
     assert not (folder / "first").exists()
+
+
+def test_nothing_is_made_for_movies_that_are_there(given, adapted, tmp_path):
+    shutil.copytree(adapted, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "first")
+    assert_same(run(given, tmp_path / "copy"), adapted)
+    assert not (tmp_path / "copy" / "first").exists()
 
 
 @pytest.mark.parametrize("changes", [{"prior__adapt_clips": 1}, {"prior__adapt_clips": -3}, {"prior__first_steps": 0}])

@@ -45,6 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_steps = 40
     config.prior.mean = "training"
     config.prior.spectrum = "flat"  # white noise
+    config.prior.adapt_clips = 0  # and no other clip has another
     config.prior.std = 31.875  # 16 black or white checkers in a pixel: 127.5 / 4
     config.mask.kind = "none"
     config.skip_frames = 30  # the lead-in
