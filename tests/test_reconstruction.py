@@ -375,7 +375,7 @@ def test_the_true_movie_is_not_among_the_arguments():
         *("encoders", "responses", "behaviour", "recipe", "key", "update_mask", "neurons", "readout", "num_steps"),
         *("steps_per_call", "window_chunk", "parallel", "memory_gib", "precision", "shard", "progress", "on_call"),
         "options",
-        "baseline",  # the prior's mean, made from responses
+        *("baseline", "prior_scale"),  # the prior's mean and its strength, both made from responses
     }
 
 
