@@ -250,6 +250,7 @@ def descended(
     arguments = arguments_of(config, first)
     if first.kind == "first":
         arguments["num_steps"] = first_steps(config)
+        arguments["recipe"] = arguments["recipe"].replace(stop=None)
     recipe, encoders = arguments["recipe"], ensemble.members[: first.num_models]
     num_frames, fills = len(responses[0]), bool(config.length_bucket) and not why_not(recipe)
     if fills:
@@ -278,16 +279,18 @@ def descended(
         before = first_steps(config)
         if scale is None:
             with kept_in(**keep, progress=progress, labels=labels) as resume:
-                seen = reconstructed(resume, ones, num_steps=before)
+                to_the_end = arguments["recipe"].replace(stop=None)
+                seen = reconstructed(resume, ones, num_steps=before, recipe=to_the_end)
             own = partial(_scales, scales, group.descents, responses, seen.movie)
             scale, progress = hosts.agreed(own)[fill], None
         else:
             bar.update(before * number)
         labels["prior_scale"] = scale[:number]
-    with kept_in(**keep, progress=progress, labels=labels, last_step=last_step) as resume:
+    steps = arguments["num_steps"] or recipe.num_steps
+    with kept_in(**keep, progress=progress, labels=labels, num_steps=steps, last_step=last_step) as resume:
         result = reconstructed(resume, scale)
-        steps = arguments["num_steps"] or recipe.num_steps
-        result = dataclasses.replace(result, encoder_windows=result.encoder_windows * (1 + before / steps))
+        windows = result.encoder_windows * (1 + before / result.num_steps)
+        result = dataclasses.replace(result, encoder_windows=windows)
         yield [(responses[k], _clip(result, k), None if scale is None else scale[k]) for k in range(number)]
     begun = group.begun
     if begun and all(movie_path(folder, first.kind, first.animal.name, trial).is_file() for trial in begun.trials):
@@ -322,4 +325,4 @@ def _scales(
 def _clip(result: Reconstruction, place: int) -> Any:
     """One clip of several."""
     trace = {name: values[place] for name, values in result.trace.items()}
-    return Reconstruction(result.movie[place], result.movies[place], trace, result.encoder_windows)
+    return dataclasses.replace(result, movie=result.movie[place], movies=result.movies[place], trace=trace)

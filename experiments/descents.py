@@ -171,6 +171,7 @@ def kept_in(
     *,
     labels: Mapping[str, Any] | None = None,
     clips: int = 1,
+    num_steps: int | None = None,
     last_step: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """As `resumable`, for a descent that goes on from `progress`. Of several hosts the first has the file.
@@ -180,6 +181,7 @@ def kept_in(
       progress: where to go on; None: from the start.
       labels: further arrays to keep in `store`, of names without a colon.
       clips: that are descended together; the bar counts the steps of each.
+      num_steps: that the bar is told of in the end, also where the descent stopped before.
       last_step: the state after it is kept whenever it comes: what follows in the context takes long.
     """
     saved, counted = time.monotonic(), 0 if progress is None else progress.step
@@ -198,6 +200,7 @@ def kept_in(
         hosts.from_first(partial(save_if_due, progress))
 
     yield {"progress": progress, "on_call": on_call}
+    bar.update(((num_steps or counted) - counted) * clips)
     if hosts.is_first():
         store.unlink(missing_ok=True)
 

@@ -30,7 +30,7 @@ NOISE_ORDER = 10
 # Of the config: what a study that predicts responses must not have changed when it goes on.
 KEYS = (
     "seed", "recipe", "num_steps", "default_recipe", "published_recipe", "prior", "mask", "validation_tier", "fold",
-    "skip_frames", "decodable_fraction",
+    "skip_frames", "decodable_fraction", "stop",
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from neurorecon.reconstruction import Recipe, default_recipe, losses, masks, pri
 from neurorecon.reconstruction.calibration import Calibration, fit_calibration
 from neurorecon.reconstruction.likelihoods import fit_likelihood
 from neurorecon.reconstruction.noise import ResponseNoise, fit_noise
+from neurorecon.reconstruction.stopping import HeldOutNeurons
 from neurorecon.recordings import Recording, Trial
 from neurorecon.recordings.npy import load_numbers
 from neurorecon.training.trainer import split_trials
@@ -365,8 +366,9 @@ def _recipe(
     prior: dict[str, Any],
     fitted: Callable[[str], losses.ResponseLoss],
 ) -> Recipe:
+    stop = HeldOutNeurons(config.stop.held_out, config.stop.patience) if config.stop.held_out else None
     if config.recipe == "published":
-        return published_recipe(**config.published_recipe.to_dict())
+        return published_recipe(**config.published_recipe.to_dict(), stop=stop)
     if config.recipe != "default":
         raise NeuroreconError(f"--config.recipe: expected default or published, found {config.recipe!r}")
     changes = config.default_recipe.to_dict()
@@ -374,7 +376,7 @@ def _recipe(
     loss = losses.poisson if likelihood == "poisson" else fitted(likelihood)
     # The frames between those of a stream repeat what it says, and are no news of their own.
     streams = float(np.mean([encoder.frame_step for encoder, _ in ensemble.members]))
-    return default_recipe(**prior, losses={likelihood: (weight / streams, loss)}, **changes)
+    return default_recipe(**prior, losses={likelihood: (weight / streams, loss)}, stop=stop, **changes)
 
 
 def frame_step_of(ensemble: Ensemble) -> int:

@@ -46,7 +46,7 @@ from neurorecon.reconstruction.likelihoods import LIKELIHOODS
 KEYS = (
     "recordings", "encoders", "seed", "recipe", "num_steps", "default_recipe", "published_recipe", "prior", "mask",
     "validation_tier", "linear_decoder", "decodable_fraction", "calibration_clips", "fold", "responses", "neurons",
-    "save_movies", "posterior", "members", "behaviour", "precision",
+    "save_movies", "posterior", "members", "behaviour", "precision", "stop",
 )  # fmt: skip
 CONTROLS = ("grey", "prior_alone", "shuffled_neurons", "linear_decoder", "ceiling")
 CHOICES = {
@@ -242,6 +242,11 @@ def _check_choices(config: ml_collections.ConfigDict) -> None:
         raise NeuroreconError(
             "--config.prior: expected adapt_clips of 2 or more, or 0 for one spectrum, and first_steps of 1 or more, "
             f"found {config.prior.adapt_clips} and {config.prior.first_steps}"
+        )
+    if not 0 <= config.stop.held_out <= 0.5 or config.stop.patience < 1:
+        raise NeuroreconError(
+            "--config.stop: expected a held_out share of 0 to 0.5 and a patience of 1 or more, found "
+            f"{config.stop.held_out} and {config.stop.patience}"
         )
     if not 0 < config.neurons.share <= 1:
         raise NeuroreconError(f"--config.neurons.share: expected above 0, up to 1, found {config.neurons.share}")

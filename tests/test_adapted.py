@@ -125,6 +125,41 @@ def test_killed_in_either_descent(given, adapted, tmp_path, monkeypatch, call):
     assert len(started) <= 10
 
 
+STOP = {"stop__held_out": 0.2, "stop__patience": 1, "num_steps": 60}
+
+
+@pytest.fixture(scope="module")
+def stopped(given, tmp_path_factory):
+    return run(given, tmp_path_factory.mktemp("stopped"), **STOP)
+
+
+def test_the_second_descent_alone_stops_early(given, stopped, adapted):
+    for trial in ORACLE:
+        found, whole = (runs.load_arrays(f / "reconstructions" / "mouse1" / f"{trial}.npz") for f in (stopped, adapted))
+        made = len(found["trace_held_out_loss"])
+        assert 1 < made < 60 and "trace_held_out_loss" not in whole
+        assert found["encoder_windows"] == pytest.approx(whole["encoder_windows"] * (4 + made) / (4 + 6))
+    for path in (stopped / "first" / "mouse1").iterdir():
+        found, whole = (runs.load_arrays(p)["movie"] for p in (path, adapted / "first" / "mouse1" / path.name))
+        np.testing.assert_array_equal(found, whole)
+
+
+@pytest.mark.parametrize("call", [2, 5, 6])
+def test_killed_before_it_stops(given, stopped, tmp_path, monkeypatch, call):
+    with monkeypatch.context() as patch:
+        calls(patch, runs, "save_arrays", call)
+        with pytest.raises(Killed):
+            run(given, tmp_path, **STOP)
+    assert_same(run(given, tmp_path, **STOP), stopped)
+
+
+@pytest.mark.parametrize("wrong", [{"stop__held_out": 0.7}, {"stop__held_out": -0.1}, {"stop__patience": 0}])
+def test_a_rule_for_stopping_that_makes_no_sense(given, tmp_path, wrong):
+    with pytest.raises(NeuroreconError, match=r"--config\.stop: expected"):
+        run(given, tmp_path, **wrong)
+    assert not (tmp_path / "reconstructions").exists()
+
+
 def test_together_as_one_by_one(given, adapted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         calls(patch, runs, "save_arrays", 4)  # in the second descent of both clips

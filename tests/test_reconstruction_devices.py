@@ -17,8 +17,10 @@ import importlib, sys
 import jax, numpy as np
 from neurorecon.encoders import depthwise
 from neurorecon.reconstruction import Progress, default_recipe, published_recipe, reconstruct_clips
+from neurorecon.reconstruction.stopping import HeldOutNeurons
 from tests.toy_encoders import toy, toy_clips
 
+STOP = HeldOutNeurons(share=0.2, patience=2, decay=0)
 depthwise._CACHED = 500  # frames in several pieces, on each of several devices
 CASES = {
     # published windows of dwiseneuro: 3, which 8 devices can't share evenly
@@ -27,6 +29,9 @@ CASES = {
     "movies": ("models", published_recipe(), 2, 1),
     "clips": ("clips", default_recipe(), 1, 4),
     "auto": ("auto", default_recipe(), 2, 2),
+    # clips stop at different updates, on devices of their own and on shared ones
+    "stopping": ("auto", default_recipe(stop=STOP, learning_rate=1.0), 2, 2),
+    "stopping_clips": ("clips", default_recipe(stop=STOP, learning_rate=1.0), 1, 4),
 }
 descents = importlib.import_module("neurorecon.reconstruction.reconstruct")
 advance, used = descents.advance, []
@@ -40,7 +45,7 @@ clips = toy_clips(4)
 out = {"devices": jax.device_count()}
 for case, (shard, recipe, models, number) in CASES.items():
     encoders = [toy("dwiseneuro", seed=seed) for seed in range(models)]
-    options = {"recipe": recipe, "key": jax.random.key(7), "num_steps": 5, "steps_per_call": 3}
+    options = {"recipe": recipe, "key": jax.random.key(7), "num_steps": 20 if recipe.stop else 5, "steps_per_call": 3}
     given = [values[:number] for values in clips]
     for way in ("", shard):
         stored = []
@@ -49,12 +54,13 @@ for case, (shard, recipe, models, number) in CASES.items():
         out |= {f"{name}/movies": found.movies, f"{name}/window_loss": found.trace["window_loss"]}
         out |= {f"{name}/loss": found.trace["loss"]}
         out[f"{name}/devices"] = used[-1]
+        out[f"{name}/num_steps"] = found.num_steps
     arrays = {name: np.array(values) for name, values in stored[0].to_arrays().items()}
     again = reconstruct_clips(encoders, *given, shard=shard, progress=Progress.from_arrays(arrays), **options)
     out[f"{case}/resumed"] = np.array_equal(again.movies, found.movies)
 np.savez(sys.argv[1], **out)
 """
-USED = {"windows": 3, "models": 2, "movies": 2, "clips": 4, "auto": 8}
+USED = {"windows": 3, "models": 2, "movies": 2, "clips": 4, "auto": 8, "stopping": 8, "stopping_clips": 4}
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +87,8 @@ def test_the_movies_of_one_device(found, case):
     for name in ("loss", "window_loss"):
         alone, shared = (found[f"{case}/{way}/{name}"] for way in ("alone", "shared"))
         np.testing.assert_allclose(shared, alone, rtol=1e-4, err_msg=name)
+    steps = [found[f"{case}/{way}/num_steps"] for way in ("alone", "shared")]
+    assert steps[0] == steps[1] and (steps[0] < 20 and steps[0] % 1 if case.startswith("stopping") else steps[0] == 5)
     assert found[f"{case}/resumed"]
 
 

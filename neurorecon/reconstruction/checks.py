@@ -11,6 +11,7 @@ from neurorecon.encoders.canvas import crop_from_canvas, place_on_canvas
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction.loop import Recorded
 from neurorecon.reconstruction.recipes import Recipe
+from neurorecon.reconstruction.stopping import held_out
 
 
 def check_key(key: Any) -> None:
@@ -100,7 +101,8 @@ def recorded_clips(
                 f"{name}: expected finite values, found {values[clip, frame, column]} in clip {clip}, frame {frame}, "
                 f"column {column}; cut the trial to its valid length"
             )
-    return Recorded(*(jnp.asarray(x, dtype) for x in (responses, behaviour, baseline, weights, scale)))
+    weights, outside = held_out(recipe.stop, weights)
+    return Recorded(*(jnp.asarray(x, dtype) for x in (responses, behaviour, baseline, weights, scale, outside)))
 
 
 def mask_on(

@@ -129,8 +129,8 @@ def _specs(args: tuple, *, movies: bool) -> tuple[tuple, tuple]:
     everywhere, by_clip = PartitionSpec(), PartitionSpec("clip")
     by_movie = PartitionSpec("model" if movies else None, "clip")
     by_model = PartitionSpec("model") if movies else PartitionSpec(None, "model")
-    states = type(state)(everywhere, by_movie, by_movie)
-    clips = type(recorded)(by_clip, by_clip, by_clip, everywhere, by_clip)
+    states = type(state)(everywhere, by_movie, by_movie, by_movie)
+    clips = type(recorded)(by_clip, by_clip, by_clip, everywhere, by_clip, everywhere)
     return (everywhere, everywhere, states, by_model, clips, everywhere, everywhere), (states, by_movie)
 
 

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from neurorecon.encoders.canvas import make_inputs
 from neurorecon.encoders.precision import predict
-from neurorecon.reconstruction import devices, losses, windows
+from neurorecon.reconstruction import devices, losses, stopping, windows
 from neurorecon.reconstruction.recipes import Recipe
 
 Encoder = Any  # a linen module with the signature of `encoders`
@@ -37,11 +37,13 @@ class State(NamedTuple):
       step: () int, updates made.
       latent: (movie, clip, time, height, width) what is descended.
       optimiser: state of the recipe's update rule, with the same leading axes.
+      watch: of the recipe's rule for stopping, with the same leading axes; empty where there is none.
     """
 
     step: jax.Array
     latent: jax.Array
     optimiser: Any
+    watch: Any = ()
 
 
 class Recorded(NamedTuple):
@@ -54,6 +56,7 @@ class Recorded(NamedTuple):
       neuron_weights: (neuron,); 0 leaves a neuron out.
       prior_scale: (clip, time, height, width), times the latent: standard deviations of this clip over the prior's, see
         `adaptation`; (clip, 1, 1, 1) where there are none.
+      held_out: (neuron,) weights of those that are not descended to and decide when to stop, see `stopping`.
     """
 
     responses: jax.Array
@@ -61,6 +64,7 @@ class Recorded(NamedTuple):
     baseline: jax.Array
     neuron_weights: jax.Array
     prior_scale: jax.Array
+    held_out: jax.Array | float = 0.0
 
 
 @partial(
@@ -117,7 +121,12 @@ def window_gradients(settings: Settings, encoder, variables, movie, clip: Record
 
         def response_loss(inputs):
             predicted = predict(encoder, variables, inputs, readout=settings.readout, precision=settings.precision)
-            return losses.combine(recipe.losses, predicted, target, weights, mean=recipe.mean_loss)
+            total, terms = losses.combine(recipe.losses, predicted, target, weights, mean=recipe.mean_loss)
+            if recipe.stop:
+                others = place.valid[..., None] * clip.held_out
+                outside, _ = losses.combine(recipe.losses, predicted, target, others, mean=recipe.mean_loss)
+                terms["held_out_loss"] = outside
+            return total, terms
 
         inputs, to_pixels = jax.vjp(lambda s: make_inputs(s, behaviour, tuple(encoder.canvas), padding), seen)
         (total, terms), gradient = jax.value_and_grad(response_loss, has_aux=True)(inputs)
@@ -174,7 +183,7 @@ def pixel_gradient(settings: Settings, variables: Sequence[Variables], movie, cl
 def _step(settings: Settings, variables: Sequence[Variables], clip: Recorded, mask, key, carry):
     """One update of one movie of one clip."""
     recipe = settings.recipe
-    step, latent, optimiser = carry
+    step, latent, optimiser, watch = carry
     parametrisation = recipe.parametrisation(settings.shape, latent.dtype)
     movie, to_latent = jax.vjp(lambda z: clip.baseline + parametrisation.to_pixels(clip.prior_scale * z), latent)
     gradient, trace = pixel_gradient(settings, variables, movie, clip, jax.random.fold_in(key, step))
@@ -185,9 +194,10 @@ def _step(settings: Settings, variables: Sequence[Variables], clip: Recorded, ma
     (latent_gradient,) = to_latent(gradient)
     trace["penalty"], pull = jax.value_and_grad(parametrisation.penalty)(latent)
     latent_gradient = latent_gradient + recipe.penalty_weight * pull
+    watch = stopping.looked(recipe.stop, watch, trace, latent)
     updates, optimiser = recipe.update(settings.num_steps).update(latent_gradient, optimiser, latent)
     latent = parametrisation.project(optax.apply_updates(latent, updates))
-    return (step + 1, latent, optimiser), trace
+    return (step + 1, latent, optimiser, watch), trace
 
 
 @partial(jax.jit, donate_argnames="state")
@@ -216,29 +226,33 @@ def _descend(settings: Settings, num_steps: int, state: State, variables: tuple,
     """`advance` for what one device holds."""
 
     def one_clip(args, members):
-        latent, optimiser, responses, behaviour, baseline, prior_scale = args
-        clip = Recorded(responses, behaviour, baseline, recorded.neuron_weights, prior_scale)
+        latent, optimiser, watch, responses, behaviour, baseline, prior_scale = args
+        clip = Recorded(responses, behaviour, baseline, recorded.neuron_weights, prior_scale, recorded.held_out)
         # Compiled on its own, the step is traced once for the shapes of its trace and the loop together.
         step = jax.jit(partial(_step, settings, members, clip, mask, key), inline=True)
 
-        def body(i, loop):
-            carry, traces = loop
-            carry, trace = step(carry)
-            return carry, jax.tree.map(lambda values, value: values.at[i].set(value), traces, trace)
+        def wanted(loop):
+            i, (_, _, _, watch), _ = loop
+            return (i < num_steps) & stopping.goes_on(settings.recipe.stop, watch)
 
-        carry = (state.step, latent, optimiser)
+        def body(loop):
+            i, carry, traces = loop
+            carry, trace = step(carry)
+            return i + 1, carry, jax.tree.map(lambda values, value: values.at[i].set(value), traces, trace)
+
+        carry = (state.step, latent, optimiser, watch)
         _, trace = jax.eval_shape(step, carry)
         traces = jax.tree.map(lambda x: jnp.zeros((settings.steps_per_call, *x.shape), x.dtype), trace)
-        (_, latent, optimiser), traces = lax.fori_loop(0, num_steps, body, (carry, traces))
-        return latent, optimiser, traces
+        _, (_, *carry), traces = lax.while_loop(wanted, body, (jnp.int32(0), carry, traces))
+        return *carry, traces
 
     def one_movie(args):
-        latent, optimiser, members = args
+        *descended, members = args
         each = (recorded.responses, recorded.behaviour, recorded.baseline, recorded.prior_scale)
-        clips = (latent, optimiser, *each)
+        clips = (*descended, *each)
         at_once = settings.clips_at_once if settings.parallel else 1
         return _batched(lambda clip: one_clip(clip, members), clips, at_once)
 
-    movies = (state.latent, state.optimiser, variables)
-    latent, optimiser, trace = _batched(one_movie, movies, settings.models_at_once if settings.parallel else 1)
-    return State(state.step + num_steps, latent, optimiser), trace
+    movies = (*state[1:], variables)
+    *descended, trace = _batched(one_movie, movies, settings.models_at_once if settings.parallel else 1)
+    return State(state.step + num_steps, *descended), trace

@@ -190,7 +190,8 @@ def sample_posterior(
       encoders: (encoder, variables) of every member of the ensemble, of one frame step.
       responses: (time, neuron) as recorded.
       behaviour: (time, 4).
-      recipe: as `default_recipe` makes it: a Gaussian prior and one loss.
+      recipe: as `default_recipe` makes it: a Gaussian prior and one loss. Samples make all its updates, with all
+        neurons, whether or not it stops early.
       noise: what the encoders leave unexplained, fitted with their frame step.
       num_samples: even, see `posterior_draws`.
       key: of the reconstruction; the same key gives the same samples.
@@ -231,6 +232,7 @@ def sample_posterior(
         displaced = displaced + np.asarray(baseline, np.float32)
     behaviours = np.broadcast_to(behaviour, (num_samples, *np.shape(behaviour)))
     scales = None if prior_scale is None else np.broadcast_to(prior_scale, displaced.shape)
+    common["recipe"] = recipe.replace(stop=None)
     result = reconstruct_clips(
         encoders, perturbed, behaviours, baseline=displaced, prior_scale=scales, **(options | common)
     )

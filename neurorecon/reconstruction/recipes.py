@@ -17,6 +17,7 @@ from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import losses as response_losses
 from neurorecon.reconstruction import parametrisations, updates, windows
 from neurorecon.reconstruction import priors as movie_priors
+from neurorecon.reconstruction.stopping import HeldOutNeurons
 
 MakePlan = Callable[[Any, int, jax.Array], windows.WindowPlan]
 MakeParametrisation = Callable[[tuple[int, int, int], Any], parametrisations.Parametrisation]
@@ -25,7 +26,7 @@ MakeParametrisation = Callable[[tuple[int, int, int], Any], parametrisations.Par
 _WITH_ARRAYS = ("losses", "priors", "parametrisation", "update", "plan")
 _ARRAY = object()  # stands for one in a recipe's structure
 
-TRACE_NAMES = ("loss", "penalty", "window_loss", "window_gradient_norm")
+TRACE_NAMES = ("loss", "penalty", "window_loss", "window_gradient_norm", "held_out_loss")
 
 
 @jax.tree_util.register_pytree_node_class
@@ -56,6 +57,7 @@ class Recipe:
       ablation: what happens to neurons left out: "exclude" from the loss, or "zero_target", the published way, in which
         they stay with a target of zero.
       penalty_weight: weight of the parametrisation's own negative log prior.
+      stop: when to stop before `num_steps`, see `stopping`; None: never.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Recipe:
     smoothing: float = 0.0
     ablation: Literal["exclude", "zero_target"] = "exclude"
     penalty_weight: float = 1.0
+    stop: HeldOutNeurons | None = None
 
     def __post_init__(self):
         for field, allowed in (

@@ -16,7 +16,7 @@ from neurorecon import hosts
 from neurorecon.encoders.canvas import crop_from_canvas
 from neurorecon.encoders.precision import in_precision
 from neurorecon.errors import NeuroreconError
-from neurorecon.reconstruction import chunking, devices
+from neurorecon.reconstruction import chunking, devices, stopping
 from neurorecon.reconstruction.agreement import as_first
 from neurorecon.reconstruction.checks import check_encoders, check_key, mask_on, recorded_clips
 from neurorecon.reconstruction.loop import Encoder, Recorded, Settings, State, Variables, advance, join_models
@@ -34,15 +34,18 @@ class Reconstruction:
         encoder's canvas); in the order of the encoders where each has its own.
       trace: name -> values (step, ...) before each update: `loss`, the response loss, and each of its terms before its
         weight, means over the encoders; each prior under its own name; `penalty` of the parametrisation;
-        `window_loss` and `window_gradient_norm` (step, model, window), models in the order of the encoders.
+        `window_loss` and `window_gradient_norm` (step, model, window), models in the order of the encoders;
+        `held_out_loss` where the recipe stops by it. Of a movie that stopped before others, the last values stay.
       encoder_windows: windows pushed through encoders, forward and back, for one clip, in units of the frames that
-        the encoder is trained on.
+        the encoder is trained on; the mean over clips that stopped at different steps.
+      num_steps: updates made, the mean over movies and clips.
     """
 
     movie: np.ndarray
     movies: np.ndarray
     trace: dict[str, np.ndarray]
     encoder_windows: float
+    num_steps: float
 
 
 class Job(NamedTuple):
@@ -102,7 +105,7 @@ def reconstruct(
         **options,
     )
     trace = {name: values[0] for name, values in result.trace.items()}
-    return Reconstruction(result.movie[0], result.movies[0], trace, result.encoder_windows)
+    return dataclasses.replace(result, movie=result.movie[0], movies=result.movies[0], trace=trace)
 
 
 def reconstruct_clips(
@@ -190,7 +193,7 @@ def reconstruct_clips(
         state, done = args[2], int(progress.states[group].step)
         if hosts.several():  # none may wait for another's compiler within a step
             hosts.agreed(lambda args=args: advance.lower(*args).compile())  # type: ignore[misc]
-        while done < steps:
+        while done < steps and np.any(stopping.goes_on(recipe.stop, progress.states[group].watch)):
             now = min(setting.steps_per_call, steps - done)
             state, trace = advance(args[0], np.int32(now), state, *args[3:])
             filled = {name: values[:, :, :now] for name, values in hosts.gathered(trace).items()}
@@ -275,10 +278,11 @@ def _start(settings: Settings, job: Job, num_clips: int, dtype: Any) -> State:
         latent = parametrisation.from_pixels(jnp.full(settings.shape, settings.recipe.start, dtype))
     optimiser = settings.recipe.update(settings.num_steps).init(latent)
     num_movies = jax.tree.leaves(job.variables[0])[0].shape[0]
-    latent, optimiser = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (num_movies, num_clips, *jnp.shape(x))), (latent, optimiser)
+    latent, optimiser, watch = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (num_movies, num_clips, *jnp.shape(x))),
+        (latent, optimiser, stopping.begun(settings.recipe.stop, latent)),
     )
-    return State(jnp.zeros((), jnp.int32), latent, optimiser)
+    return State(jnp.zeros((), jnp.int32), latent, optimiser, watch)
 
 
 def _check_finite(trace: dict[str, np.ndarray], done: int) -> None:
@@ -303,7 +307,8 @@ def _finish(
     movies = []
     for state, setting in zip(progress.states, settings):
         to_pixels = recipe.parametrisation(setting.shape, state.latent.dtype).to_pixels
-        shown = jax.vmap(jax.vmap(to_pixels))(jnp.asarray(np.asarray(state.latent) * scale)) + baseline
+        latent = state.watch.latent if recipe.stop else state.latent
+        shown = jax.vmap(jax.vmap(to_pixels))(jnp.asarray(np.asarray(latent) * scale)) + baseline
         movies.append(np.asarray(jnp.clip(shown, 0.0, 255.0)))
     stacked = np.concatenate(movies).swapaxes(0, 1)  # clip, movie, time, height, width
     order = np.argsort([member for job in jobs for member in job.members])
@@ -316,24 +321,34 @@ def _finish(
     if recipe.smoothing:
         movie = gaussian_filter(movie, (0, *[recipe.smoothing] * 3))
     movie = crop_from_canvas(movie, screen).astype(np.float32)
+    made = [
+        np.full(s.latent.shape[:2], s.step) if not recipe.stop else np.asarray(s.watch.seen) for s in progress.states
+    ]
     trace = {}
     for name in progress.traces[0]:  # (movie, clip, step, ...) of every job
-        values = [trace[name] for trace in progress.traces]
+        values = [_held(trace[name], own, max(m.max() for m in made)) for trace, own in zip(progress.traces, made)]
         if name.startswith("window_"):  # with a model axis, beside or in place of the movies'
             models = [np.moveaxis(v, 0, 2).reshape(*v.shape[1:3], -1, v.shape[-1]) for v in values]
             trace[name] = join_models(models, 2)[:, :, order]
         else:
             trace[name] = np.concatenate(values).mean(0)
-    return Reconstruction(movie, stacked, trace, _encoder_windows(settings, jobs))
+    steps = [float(m.mean()) for m in made]
+    return Reconstruction(movie, stacked, trace, _encoder_windows(settings, jobs, steps), float(np.mean(steps)))
 
 
-def _encoder_windows(settings: Sequence[Settings], jobs: Sequence[Job]) -> float:
+def _held(values: np.ndarray, made: np.ndarray, length: int) -> np.ndarray:
+    """A trace (movie, clip, step, ...) of so many steps: of movies that made fewer, the last value stays."""
+    last = np.minimum(np.arange(length), made[..., None] - 1)
+    return np.take_along_axis(values, last.reshape(*last.shape, *[1] * (values.ndim - 3)), axis=2)
+
+
+def _encoder_windows(settings: Sequence[Settings], jobs: Sequence[Job], steps: Sequence[float]) -> float:
     total = 0.0
-    for setting, job in zip(settings, jobs):
+    for setting, job, made in zip(settings, jobs, steps):
         for encoder, variables in zip(job.encoders, job.variables):
             frames = _plan_shape(setting.recipe, encoder, setting.shape[0])
             movies, models = jax.tree.leaves(variables)[0].shape[:2]
-            total += movies * models * math.prod(frames) / encoder.window_frames * setting.num_steps
+            total += movies * models * math.prod(frames) / encoder.window_frames * made
     return total
 
 

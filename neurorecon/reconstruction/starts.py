@@ -12,6 +12,7 @@ from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction.loop import State
 from neurorecon.reconstruction.progress import Progress
 from neurorecon.reconstruction.recipes import Recipe
+from neurorecon.reconstruction.stopping import begun
 
 
 def start_at(
@@ -49,6 +50,7 @@ def start_at(
     latents = jnp.stack([parametrisation.from_pixels(jnp.asarray(movie, dtype)) for movie in movies])
     latents = own + keep * (latents - own)
     optimiser = recipe.update(recipe.num_steps if num_steps is None else num_steps).init(own)
+    watch = begun(recipe.stop, own)
     sizes = Counter(encoder for encoder, _ in encoders).values() if recipe.ensemble == "movies" else [1]
 
     def every(x: Any, size: int) -> jax.Array:
@@ -59,6 +61,7 @@ def start_at(
             jnp.zeros((), jnp.int32),
             jnp.broadcast_to(latents, (size, *latents.shape)),
             jax.tree.map(lambda x, size=size: every(x, size), optimiser),
+            jax.tree.map(lambda x, size=size: every(x, size), watch),
         )
         for size in sizes
     )
