@@ -7,7 +7,8 @@ natural movies, reconstructs natural movies of other seeds and clips of kinds th
 noise, films), by every recipe of --recipes, inside the same mask. `published` with all encoders takes hours on two
 cores: --published_clips bounds how many clips of each of --published_kinds it gets. Movies are kept under --workdir;
 called again, it goes on where it stopped. Prints the table and writes WORKDIR/quality.json. Nothing is tuned here:
-settings are those of experiments/configs, chosen on other animals.
+settings are those of experiments/configs, chosen on other animals. --salamander adds the real recording of FOLDER (177
+cells of a retina, white noise; experiments/configs/salamander.py, chosen on its validation frames), one encoder.
 
 The default size is reduced (18 x 32 pixels at 10 Hz, the full field of view), so that two cores can do it; give
 --height 36 --width 64 --frame_rate 30 --frames 300 --frame_step 3 --stride 3 for that of the demo.
@@ -25,7 +26,8 @@ import ml_collections
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.quality_animals import Screen, Shown, make_tree
+from benchmarks.quality_animals import Screen, Shown, make_tree, salamander_tree
+from experiments.configs import salamander
 from experiments.configs.small import get_config
 from experiments.convolutional_decoder import decode_clips
 from experiments.inputs import ensemble_of, recordings_of
@@ -47,6 +49,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "published": {**PUBLISHED, "save_movies": True},
     "published_gradients": {**PUBLISHED, "published_recipe.ensemble": "gradients"},
     "published_stopped": {**PUBLISHED, "num_steps": 60},
+    "published_held_out": {**PUBLISHED, "stop.held_out": 0.1},
     "poisson": {"default_recipe.likelihood": "poisson"},
     "quasi_poisson": {"default_recipe.likelihood": "quasi_poisson"},
     "natural_prior": {"prior.spectrum": "natural"},
@@ -56,6 +59,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "common_prior": {"prior.adapt_clips": 0},
     "calibrated": {"calibration_clips": 4},
     "samples": {"posterior.samples": 8},
+    "held_out": {"stop.held_out": 0.1},
 }
 CONTROLS = ("shuffled_neurons", "linear_decoder", "convolutional_decoder", "ceiling")
 
@@ -121,9 +125,9 @@ def reconstructed(
         decode_clips(changed, str(folder / name))
 
 
-def movies_of(folder: Path, name: str, trial: str) -> dict[str, np.ndarray]:
+def movies_of(folder: Path, name: str, trial: str, animal: str = "mouse") -> dict[str, np.ndarray]:
     """Recipe or control -> movie of a clip; the published recipe also with each encoder alone."""
-    path = Path("reconstructions") / "mouse" / f"{trial}.npz"
+    path = Path("reconstructions") / animal / f"{trial}.npz"
     found: dict[str, np.ndarray] = {}
     if not (folder / name / path).is_file():
         return found
@@ -134,7 +138,7 @@ def movies_of(folder: Path, name: str, trial: str) -> dict[str, np.ndarray]:
             found[f"published_one_encoder/{k}"] = gaussian_filter(movie.astype(np.float64), 0.5)
     if name == "default":
         for control in CONTROLS:
-            other = folder / name / "controls" / control / "mouse" / f"{trial}.npz"
+            other = folder / name / "controls" / control / animal / f"{trial}.npz"
             if other.is_file():
                 found[control] = runs.load_arrays(other)["movie"]
     return found
@@ -173,6 +177,41 @@ def rows_of(
                 yield row
 
 
+def salamander_rows(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Runs what is missing of the real recording; a row for each clip and recipe. Nothing in it was shown twice."""
+    config = salamander.get_config()
+    config.recordings = str(salamander_tree(Path(options.salamander), folder))
+    config.encoders = str(folder / "trained")
+    if not options.report_only:
+        train_encoders(config, config.encoders)
+    (recording,) = recordings_of(config)
+    kept, trials = Kept(), recording.trial_ids(config.tier)
+    for name in options.recipes:
+        if name == "default_one_encoder":
+            continue  # there is one
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(RECIPES[name])
+        few = trials[: options.published_clips] if name.startswith("published") else trials
+        changed.trials = ",".join(few)
+        changed.controls = "shuffled_neurons,linear_decoder" if name == "default" else ""
+        # The part of the screen that is scored is chosen by the linear decoder on validation frames, in every recipe.
+        if not options.report_only:
+            print(f"salamander: {name}", flush=True)
+            reconstruct_recordings(changed, str(folder / name), films=False, kept=kept)
+            if name == "default":
+                decode_clips(changed, str(folder / name))
+        for trial in few:
+            truth = recording.target(trial).stimulus[config.skip_frames :]
+            for label, movie in movies_of(folder, name, trial, recording.name).items():
+                arrays = runs.load_arrays(folder / name / "reconstructions" / recording.name / f"{trial}.npz")
+                score = movie_metrics(truth, movie[config.skip_frames :], arrays["mask"])["movie_correlation"]
+                row = {"animal": "salamander", "kind": "salamander", "clip": int(trial), "recipe": label}
+                row["correlation"] = score
+                if label == name:
+                    row["encoder_windows"], row["seconds"] = float(arrays["encoder_windows"]), float(arrays["seconds"])
+                yield row
+
+
 def given_animal(text: str) -> tuple[int, int, float]:
     """Seed, number of neurons and noise level, as --animals gives them."""
     seed, neurons, noise = text.split(":")
@@ -192,7 +231,7 @@ def scores(
 
 def report_over_kinds(rows: list[dict[str, Any]]) -> None:
     """Prints the default beside the published recipe over kinds of clips together: ratio, and the other showing."""
-    unlike = sorted({row["kind"] for row in rows} - {"natural", "grating"})
+    unlike = sorted({row["kind"] for row in rows} - {"natural", "grating", "salamander"})
     for name, kinds in (("kinds unlike the training movies", unlike), ("all", ["natural", *unlike])):
 
         def over(recipe: str, value: str = "correlation", kinds: list[str] = kinds) -> dict[tuple[str, str], float]:
@@ -276,6 +315,9 @@ def main(options: argparse.Namespace) -> None:
             reconstructed(options, config, folder, recipe, shown, kept)
         rows += rows_of(options, config, folder, name, shown, ensemble)
         save_json(workdir / "quality.json", {"options": vars(options), "versions": runs.versions(), "rows": rows})
+    if options.salamander:
+        rows += salamander_rows(options, workdir / "salamander")
+        save_json(workdir / "quality.json", {"options": vars(options), "versions": runs.versions(), "rows": rows})
     report(rows)
     if "published" in options.recipes:
         report_over_kinds(rows)
@@ -293,7 +335,14 @@ if __name__ == "__main__":
         help="SEED:NEURONS:NOISE,..., in place of all combinations of --seeds, --neurons and --noise",
     )
     parser.add_argument("--report_only", action="store_true", help="of the movies that are there; makes none")
-    texts = {"seeds": "11,12", "neurons": "400", "noise": "1", "films": "", "published_kinds": "natural"}
+    texts = {
+        "seeds": "11,12",
+        "neurons": "400",
+        "noise": "1",
+        "films": "",
+        "published_kinds": "natural",
+        "salamander": "",
+    }
     for flag, value in texts.items():
         parser.add_argument(f"--{flag}", default=value)
     sizes = {"clips": 4, "others": 2, "published_clips": 2, "train": 100, "models": 7, "steps": 400}

@@ -1,7 +1,8 @@
 """Simulated animals for `benchmarks.quality`: natural movies to learn from, and clips of other kinds to be tested on.
 
 Trials of the tier "oracle" show natural movies of unseen seeds, those of "final_test_bonus" what no training movie is
-like: drifting gratings, Gaussian noise, and filmed clips where a folder of them is given. Each is shown twice.
+like: drifting gratings, Gaussian noise, and filmed clips where a folder of them is given. Each is shown twice. And one
+animal that is not simulated: a salamander's retina.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from neurorecon.errors import NeuroreconError
 from neurorecon.files import read_json, save_json
-from neurorecon.recordings import Trial, write_sensorium
+from neurorecon.recordings import Trial, import_arrays, parse_splits, write_sensorium
 from neurorecon.simulation.animal import Animal, derived_seed, make_animal, simulate_trial
 from neurorecon.stimuli.gratings import grating
 from neurorecon.stimuli.natural import natural_movie
@@ -128,6 +129,31 @@ def make_tree(
         trials = tqdm(_trials(animal, screen, noise_level, num_train, movies), "simulate", total, unit="trial")
         write_sensorium(tree, trials, frame_rate=screen.frame_rate, extra={"simulated": True, "seed": seed})
     return tree, [Shown(**values) for values in read_json(listing)]
+
+
+def salamander_tree(data: Path, folder: Path) -> Path:
+    """Writes `folder`/recordings/salamander, cut as experiments/configs/salamander.py says, if it isn't there.
+
+    Raises:
+      NeuroreconError: `data` does not hold the recording.
+    """
+    tree = folder / "recordings" / "salamander"
+    if not tree.exists():
+        import_arrays(
+            tree,
+            stimulus=data / "stim_crop80x80_bits_36000x800.npy",
+            responses=data / "spikecounts_177x36000_u8.npy",
+            stimulus_axes="time,width,height",
+            response_axes="neuron,time",
+            packed_bits_shape=(80, 80),
+            pool=4,
+            frame_rate=30.0,
+            trial_frames=1470,
+            lead_in=30,
+            gap=70,
+            splits=parse_splits("train=0:30000,oracle=27100:29980,final_test_main=30100:35980"),
+        )
+    return tree
 
 
 def _natural(animal: Animal, screen: Screen, tier: str, clip: int) -> np.ndarray:
