@@ -242,6 +242,11 @@ def prepare_animal(
             skip_frames=min(config.skip_frames, min(t.num_frames for t in validation) // 2),
             square_root=root,
         )
+        if decoder.components:
+            print(
+                f"{recording.name}: the linear decoder has the {decoder.components} leading principal components of "
+                f"{recording.num_neurons} neurons, which would not fit into its memory"
+            )
     if config.decodable_fraction > 0 and decoder is not None:
         decoded = [decoder.predict(t.responses) for t in validation]
         mask = decodable_mask([t.stimulus for t in validation], decoded, config.decodable_fraction)

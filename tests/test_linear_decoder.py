@@ -97,6 +97,32 @@ def test_both_forms_solve_the_ridge_problem(num_neurons):
     np.testing.assert_allclose(some, weights[..., [3, 1]], atol=1e-6)
 
 
+@pytest.mark.parametrize("square_root", [False, True])
+def test_principal_components_where_the_neurons_do_not_fit(trained, square_root):
+    (responses, movies), validation, whole = trained
+    given = {"num_lags": 6, "lag_step": 2, "penalties": (0.1,), "backgrounds": ("frame",), "square_root": square_root}
+    limit = ridge.bytes_needed(10**6, 3 * 20, HEIGHT * WIDTH) / 2**30
+    decoder = fit_linear_decoder(responses, movies, *validation, memory_limit_gib=limit, **given)
+    assert decoder.components == 20 and decoder.weights.shape == (3, NUM_NEURONS, HEIGHT * WIDTH)
+    # Ridge on the projections, worked out at once.
+    seen = [np.sqrt(np.maximum(r, 0)) if square_root else r for r in responses]
+    z = [(r - decoder.response_mean) / decoder.response_std for r in seen]
+    means = [(x + np.pad(x[1:], ((0, 1), (0, 0)))) / 2 for x in z]
+    joint = np.concatenate(means).astype(np.float64)
+    directions = np.linalg.svd(joint, full_matrices=False)[2][:20].T
+    x = dense([m @ directions for m in means], [0, 2, 4])
+    y = np.concatenate(movies).reshape(len(x), -1).astype(np.float64)
+    x, y = x - x.mean(0), y - y.mean(0)
+    weights = np.linalg.solve(x.T @ x + 0.1 * len(x) * np.eye(x.shape[1]), x.T @ y)
+    expected = np.einsum("nc,lcp->lnp", directions, weights.reshape(3, 20, -1))
+    np.testing.assert_allclose(decoder.weights, expected, atol=1e-4)
+    # Fewer components decode worse, all of them as the neurons do.
+    (unseen,), (truth,) = world(4, [150])
+    scores = [movie_correlation(truth, d.predict(unseen), None) for d in (decoder, whole)]
+    assert 0.5 < scores[0] < scores[1] + 0.02
+    assert whole.components == 0
+
+
 def test_recovers_a_linear_code():
     train, validation, test = (world(s, [200] * n, noise=0) for s, n in ((1, 12), (2, 2), (3, 1)))
     decoder = fit_linear_decoder(*train, *validation, num_lags=8, penalties=(1e-6, 1e-4, 1e-2))

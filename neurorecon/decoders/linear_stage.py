@@ -76,6 +76,7 @@ class LinearStage:
                 penalty=float(arrays["decoder_penalty"]),
                 validation_correlations={float(k): float(v) for k, v in arrays["decoder_candidates"]},
                 square_root=False,  # `features` takes it
+                components=int(arrays.get("decoder_components", 0)),
             )
             count = sum(name.startswith("held_out_") for name in arrays)
             return cls(

@@ -15,11 +15,12 @@ import numpy as np
 
 from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation.movie_metrics import movie_correlation
-from neurorecon.evaluation.ridge import ridge_problem
+from neurorecon.evaluation.ridge import bytes_needed, principal_components, ridge_problem
 
 # Penalty per training frame, relative to the variance of one (standardised) feature.
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 BACKGROUNDS = ("frame", "level")
+COMPONENTS = 2000  # at most, where not all neurons fit into memory: time goes with the cube
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class LinearDecoder:
       validation_correlations: penalty -> mean movie correlation over the validation trials, with this
         background.
       square_root: whether square roots of the responses are decoded.
+      components: principal components of the responses that were decoded; 0: the neurons themselves.
     """
 
     weights: np.ndarray
@@ -52,6 +54,7 @@ class LinearDecoder:
     penalty: float
     validation_correlations: dict[float, float]
     square_root: bool = False
+    components: int = 0
 
     @property
     def uninformative(self) -> np.ndarray:
@@ -95,7 +98,9 @@ def fit_linear_decoder(
 
     Solves with the Gram matrix of the features (neurons x lags) or, where there are fewer training frames
     than features, with that of the frames; the same solution. Time goes with the square of the smaller
-    number.
+    number. Where both are too large for `memory_limit_gib` (8,000 neurons, say), the leading principal
+    components of the responses are decoded in place of the neurons: as many as fit, `COMPONENTS` at most.
+    The weights come out for neurons all the same.
 
     Args:
       responses: training trials, (time, neuron) each.
@@ -113,7 +118,7 @@ def fit_linear_decoder(
         would add noise).
       skip_frames: frames at the start of every validation trial that don't count in the choice.
       selection_pixels: the choice looks at no more than so many pixels of the mask, evenly spread, for speed.
-      memory_limit_gib: stop, rather than fill the machine, where the matrices would need more.
+      memory_limit_gib: what the matrices may need.
       square_root: decode square roots of the responses; of one below 0, that of 0.
 
     Raises:
@@ -136,12 +141,22 @@ def fit_linear_decoder(
         raise NeuroreconError(f"mask: expected booleans {shape[1:]}, some true, found {mask.dtype} {mask.shape}")
     pixels = np.ones_like(mask) if decode_outside else mask
 
-    responses = [transformed(r, square_root=square_root) for r in responses]
-    validation_responses = [transformed(r, square_root=square_root) for r in validation_responses]
-    mean, std = _moments(responses)
+    mean, std = _moments(responses, square_root=square_root)
     frame = _mean_frame(movies)
+
+    def seen(trial: np.ndarray) -> np.ndarray:
+        return _features(transformed(trial, square_root=square_root), mean, std, lag_step)
+
+    limit = memory_limit_gib * 2**30
+    num_lagged = len(range(0, num_lags, lag_step))
+    components = _components(sum(len(r) for r in responses), shape[0], num_lagged, int(pixels.sum()), limit)
+    directions = principal_components((seen(r) for r in responses), components) if components else None
+
+    def features_of(trial: np.ndarray) -> np.ndarray:
+        return seen(trial) if directions is None else seen(trial) @ directions
+
     problem = ridge_problem(
-        [_features(r, mean, std, lag_step) for r in responses],
+        [features_of(r) for r in responses],
         [m[:, pixels] - frame[pixels] for m in movies],
         num_lags=num_lags,
         lag_step=lag_step,
@@ -153,7 +168,7 @@ def fit_linear_decoder(
     if len(looked_at) > selection_pixels:
         looked_at = looked_at[np.linspace(0, len(looked_at) - 1, selection_pixels).round().astype(int)]
     truths = [m[skip_frames:, pixels][:, looked_at] for m in validation_movies]
-    features = [_features(r, mean, std, lag_step) for r in validation_responses]
+    features = [features_of(r) for r in validation_responses]
     scores: dict[str, dict[float, float]] = {b: {} for b in backgrounds}
     for penalty in penalties:
         weights, offset = problem.solve(penalty, looked_at)
@@ -164,6 +179,8 @@ def fit_linear_decoder(
     background = max(backgrounds, key=lambda b: max(scores[b].values()))
     penalty = max(scores[background], key=lambda p: scores[background][p])
     weights, offset = problem.solve(penalty, None)
+    if directions is not None:
+        weights = np.einsum("nc,lcp->lnp", directions, weights, optimize=True)
     return LinearDecoder(
         weights=weights,
         offset=offset,
@@ -176,7 +193,19 @@ def fit_linear_decoder(
         penalty=penalty,
         validation_correlations=scores[background],
         square_root=square_root,
+        components=components,
     )
+
+
+def _components(num_frames: int, num_neurons: int, num_lags: int, num_pixels: int, limit: float) -> int:
+    """So many principal components in place of the neurons; 0: all neurons fit, or nothing would."""
+
+    def fits(number: int) -> bool:
+        return bytes_needed(num_frames, num_lags * number, num_pixels) <= limit
+
+    if fits(num_neurons) or 4 * num_lags * num_neurons * num_pixels > limit:
+        return 0
+    return next((n for n in range(min(COMPONENTS, num_neurons - 1), 0, -1) if fits(n)), 0)
 
 
 def transformed(responses: np.ndarray, *, square_root: bool) -> np.ndarray:
@@ -206,11 +235,12 @@ def _apply(features: np.ndarray, weights: np.ndarray, lag_step: int) -> np.ndarr
     return out
 
 
-def _moments(responses: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _moments(responses: Sequence[np.ndarray], *, square_root: bool) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation over all frames; 1 for a neuron that never changes: its feature is 0."""
+    seen = lambda r: transformed(r, square_root=square_root)  # noqa: E731 a trial at a time: all roots would fill memory
     count = sum(len(r) for r in responses)
-    mean = np.asarray(sum(np.sum(r, axis=0, dtype=np.float64) for r in responses) / count)
-    variance = np.asarray(sum(np.square(r - mean).sum(axis=0) for r in responses) / count)
+    mean = np.asarray(sum(np.sum(seen(r), axis=0, dtype=np.float64) for r in responses) / count)
+    variance = np.asarray(sum(np.square(seen(r) - mean).sum(axis=0) for r in responses) / count)
     changes = variance > 1e-12 * mean**2  # a constant float32 keeps some rounding
     return mean.astype(np.float32), np.where(changes, np.sqrt(variance), 1.0).astype(np.float32)
 

@@ -11,7 +11,8 @@ so L products of N x N make it instead of L (L + 1) / 2. A constant term is fitt
 """
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import linalg
@@ -54,9 +55,7 @@ def ridge_problem(
     lags = np.arange(0, num_lags, lag_step)
     num_frames = sum(len(f) for f in features)
     num_features, num_pixels = len(lags) * features[0].shape[1], targets[0].shape[1]
-    size = min(num_frames, num_features)
-    # Gram matrix and its factor in float64; right-hand side, solution, weights.
-    needed = 16 * size**2 + 16 * size * num_pixels + 4 * num_features * num_pixels
+    needed = bytes_needed(num_frames, num_features, num_pixels)
     if needed > memory_limit_gib * 2**30:
         raise NeuroreconError(
             f"linear decoder: {num_features} features (neurons x lags), {num_frames} frames and "
@@ -65,6 +64,24 @@ def ridge_problem(
         )
     problem = _FeatureGram if num_features <= num_frames else _FrameGram
     return problem(features, targets, lags)
+
+
+def bytes_needed(num_frames: int, num_features: int, num_pixels: int) -> int:
+    """Of the smaller Gram matrix and its factor in float64; right-hand side, solution, weights."""
+    size = min(num_frames, num_features)
+    return 16 * size**2 + 16 * size * num_pixels + 4 * num_features * num_pixels
+
+
+def principal_components(features: Iterable[np.ndarray], number: int) -> np.ndarray:
+    """(neuron, component) orthonormal directions in which features (time, neuron) vary most, most first, float32."""
+    covariance: Any = 0.0
+    for x in joined(features, 0):
+        covariance += (x.T @ x).astype(np.float64)
+    size = len(covariance)
+    _, vectors = linalg.eigh(
+        covariance, subset_by_index=(size - number, size - 1), overwrite_a=True, check_finite=False
+    )
+    return np.ascontiguousarray(vectors[:, ::-1], np.float32)
 
 
 class _FeatureGram(RidgeProblem):
@@ -134,16 +151,15 @@ def feature_means(features: Sequence[np.ndarray], lags: np.ndarray) -> np.ndarra
     return np.concatenate([sum(f[lag:].sum(axis=0, dtype=np.float64) for f in features) / num_frames for lag in lags])
 
 
-def joined(trials: Sequence[np.ndarray], gap: int) -> Iterator[np.ndarray]:
+def joined(trials: Iterable[np.ndarray], gap: int) -> Iterator[np.ndarray]:
     """Trials (time, n) one after the other, `gap` frames of zeros after each, in pieces of a few thousand.
 
     Products of few long matrices take a fraction of the time of many short ones, and with zeros between
     them trials don't mix. The pieces depend on the trials' lengths alone.
     """
     pieces: list[np.ndarray] = []
-    zeros = np.zeros((gap, trials[0].shape[1]), np.float32)
     for trial in trials:
-        pieces += [trial, zeros]
+        pieces += [trial, np.zeros((gap, trial.shape[1]), np.float32)]
         if sum(len(p) for p in pieces) >= PIECE:
             yield np.concatenate(pieces)
             pieces = []
