@@ -252,6 +252,19 @@ def report_over_kinds(rows: list[dict[str, Any]]) -> None:
             print(f"  correlation of predicted responses with those to the other showing, default - published: {gain}")
 
 
+def report_coverage(rows: list[dict[str, Any]], recipe: str = "samples") -> None:
+    """Prints how much of the truth lies inside the recipe's intervals, by kind of clip and over all clips."""
+    kinds = list(dict.fromkeys(row["kind"] for row in rows if row["recipe"] == recipe))
+    print(f"\n{recipe}: share of the true pixels inside their intervals")
+    for name, those in [(kind, [kind]) for kind in kinds] + [("all clips", kinds)]:
+        line = f"  {name:12}"
+        for level in (50, 90):
+            found = [(kind, scores(rows, recipe, kind, f"coverage_{level}")) for kind in those]
+            values = {(animal, f"{kind} {clip}"): v for kind, of in found for (animal, clip), v in of.items()}
+            line += f"{level} %: {interval_text(score_interval(values)):24}"
+        print(f"{line}{clip_count(values)}")
+
+
 def report(rows: list[dict[str, Any]]) -> None:
     """Prints the tables: every recipe and kind of clip, beside the default on the same clips."""
     recipes = list(dict.fromkeys(row["recipe"].split("/")[0] for row in rows))
@@ -321,6 +334,8 @@ def main(options: argparse.Namespace) -> None:
     report(rows)
     if "published" in options.recipes:
         report_over_kinds(rows)
+    if "samples" in options.recipes:
+        report_coverage(rows)
     print(json.dumps({"rows": len(rows), "file": str(workdir / "quality.json")}))
 
 
