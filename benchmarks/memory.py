@@ -82,7 +82,9 @@ def arguments(options: argparse.Namespace) -> tuple[Settings, tuple, chunking.At
     trial = parity.random_trial("random", natural_movie(0, num_frames=options.frames), size["neurons"])
     responses, behaviour = (np.stack([x] * options.clips) for x in (trial.responses, trial.behaviour))
     weights, scales = np.ones(size["neurons"]), np.ones((options.clips, 1, 1, 1))
-    recorded = Recorded(responses, behaviour, np.zeros(latent.shape[1:], np.float32), weights, scales, 0 * weights)
+    recorded = Recorded(
+        responses, behaviour, np.zeros(latent.shape[1:], np.float32), weights, scales, 0 * responses[:, 0]
+    )
     recorded = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), recorded)
     mask = place_on_canvas(np.ones(encoder.screen, np.float32), shape[1:])
     windows = recipe.plan(encoder, options.frames, jax.random.key(0)).frames.shape[0]

@@ -136,8 +136,8 @@ def stopped(given, tmp_path_factory):
 def test_the_second_descent_alone_stops_early(given, stopped, adapted):
     for trial in ORACLE:
         found, whole = (runs.load_arrays(f / "reconstructions" / "mouse1" / f"{trial}.npz") for f in (stopped, adapted))
-        made = len(found["trace_held_out_loss"])
-        assert 1 < made < 60 and "trace_held_out_loss" not in whole
+        made = len(found["trace_held_out_correlation"])
+        assert 1 < made < 60 and "trace_held_out_correlation" not in whole
         assert found["encoder_windows"] == pytest.approx(whole["encoder_windows"] * (4 + made) / (4 + 6))
     for path in (stopped / "first" / "mouse1").iterdir():
         found, whole = (runs.load_arrays(p)["movie"] for p in (path, adapted / "first" / "mouse1" / path.name))

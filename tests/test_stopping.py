@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from neurorecon.encoders import predict_ensemble
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import Progress, default_recipe, published_recipe, reconstruct_clips
-from neurorecon.reconstruction.stopping import HeldOutNeurons, held_out
+from neurorecon.reconstruction.stopping import HeldOutNeurons, correlation, held_out, products
 from tests.test_reconstruction import count_compilations
 from tests.toy_encoders import NUM_FRAMES, NUM_NEURONS, SCREEN, toy
 
@@ -52,23 +52,23 @@ def descend(recipe, clips, *, encoders=None, **options):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_movie_is_that_of_the_least_loss_of_neurons_held_out(name):
+def test_the_movie_is_that_by_which_neurons_held_out_are_predicted_best(name):
     recipe, clips = RECIPES[name], clip()
     found = descend(recipe, clips)
-    outside = found.trace["held_out_loss"][0]
+    outside = found.trace["held_out_correlation"][0]
     average, averages = 0.0, []
     for step, value in enumerate(outside):
         average = 0.5 * average + 0.5 * value
         averages.append(average / (1 - 0.5 ** (step + 1)))
-    best = int(np.argmin(averages))
-    assert found.num_steps == len(outside) == best + 1 + RULE.patience < STEPS and best > 0
+    best = 1 + int(np.argmax(averages[1:]))  # never the start
+    assert found.num_steps == len(outside) == best + 1 + RULE.patience < STEPS and best > 1
     # Their responses are not descended to, so a descent without them, ended there, has the same movie.
-    inside, left_out = held_out(RULE, np.ones(NUM_NEURONS))
-    assert left_out.sum() == 1 and not (inside * left_out).any()
+    inside, left_out = held_out(RULE, np.ones(NUM_NEURONS), clips[0])
+    assert (left_out > 0).sum() == 1 and not (inside * left_out).any()
     alone = descend(recipe.replace(stop=None), clips, neurons=inside > 0, num_steps=best)
     np.testing.assert_allclose(found.movie, alone.movie, atol=1e-3)
     np.testing.assert_allclose(found.trace["loss"][0, :best], alone.trace["loss"][0], rtol=1e-5)
-    assert "held_out_loss" not in alone.trace
+    assert "held_out_correlation" not in alone.trace
     per_step = alone.encoder_windows / best
     assert found.encoder_windows == pytest.approx(per_step * len(outside))
 
@@ -76,11 +76,11 @@ def test_the_movie_is_that_of_the_least_loss_of_neurons_held_out(name):
 def test_their_responses_do_not_matter_before_the_end():
     clips = clip()
     other = clips[0].copy()
-    other[..., held_out(RULE, np.ones(NUM_NEURONS))[1] > 0] += 3
+    other[..., held_out(RULE, np.ones(NUM_NEURONS), other)[1][0] > 0] **= 2
     patient = RECIPES["default"].replace(stop=dataclasses.replace(RULE, patience=STEPS))
     found, changed = (descend(patient, (r, clips[1]), num_steps=9) for r in (clips[0], other))
     np.testing.assert_array_equal(found.trace["loss"], changed.trace["loss"])
-    assert (found.trace["held_out_loss"] != changed.trace["held_out_loss"]).all()
+    assert (found.trace["held_out_correlation"] != changed.trace["held_out_correlation"]).all()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -117,7 +117,7 @@ def test_resumed_is_uninterrupted(name):
 def test_without_a_fall_it_ends_at_the_last_update():
     recipe = RECIPES["default"].replace(stop=dataclasses.replace(RULE, patience=STEPS))
     found = descend(recipe, clip(), num_steps=5)
-    assert found.num_steps == 5 and found.trace["held_out_loss"].shape == (1, 5)
+    assert found.num_steps == 5 and found.trace["held_out_correlation"].shape == (1, 5)
 
 
 def test_a_second_call_compiles_nothing():
@@ -141,8 +141,31 @@ def test_one_neuron_cannot_be_held_out():
 @pytest.mark.parametrize("used", [2, 3, 7, 20, 101])
 @pytest.mark.parametrize("share", [0.1, 0.34, 0.5])
 def test_which_are_held_out(used, share):
+    rng = np.random.default_rng(0)
     weights = np.zeros(130)
-    weights[np.random.default_rng(0).permutation(130)[:used]] = 1
-    inside, outside = held_out(HeldOutNeurons(share), weights)
-    assert outside.sum() == max(1, round(share * used)) and inside.sum() + outside.sum() == used
-    np.testing.assert_array_equal(inside + outside, weights)
+    weights[rng.permutation(130)[:used]] = 1
+    responses = rng.gamma(1.0, np.arange(1, 131), (2, 40, 130))
+    inside, outside = held_out(HeldOutNeurons(share), weights, responses)
+    assert outside.shape == (2, 130)
+    chosen = outside[0] > 0
+    assert chosen.sum() == max(1, round(share * used)) and inside.sum() + chosen.sum() == used
+    np.testing.assert_array_equal((inside > 0) | chosen, weights > 0)
+    np.testing.assert_allclose(outside[:, chosen], 1 / responses[..., chosen].var(1))
+    longer = np.pad(responses, [(0, 0), (0, 9), (0, 0)])  # clips filled up to a common length
+    np.testing.assert_allclose(held_out(HeldOutNeurons(share), weights, longer)[1], outside)
+    silent = np.where(chosen, 0.0, responses)
+    assert not held_out(HeldOutNeurons(share), weights, silent)[1].any()
+
+
+def test_the_measure_is_a_correlation():
+    rng = np.random.default_rng(0)
+    predicted, recorded = rng.gamma(2.0, 1.0, (2, 1, 50, 4))
+    valid = np.ones((1, 50), bool)
+    valid[0, 40:] = False
+    weights = np.array([0.0, 2.0, 1.0, 0.5])
+    found = correlation(products(predicted, recorded, weights, valid))
+    a, b = ((x - x.mean(0)) * np.sqrt(weights) for x in (predicted[0, :40], recorded[0, :40]))
+    assert float(found) == pytest.approx((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()), rel=1e-5)
+    louder = correlation(products(3 * predicted + 1, recorded, weights, valid))
+    assert float(louder) == pytest.approx(float(found), rel=1e-5)  # contrast alone changes nothing
+    assert float(correlation(products(0 * predicted, recorded, weights, valid))) == 0

@@ -100,8 +100,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.members = ""  # places of the encoders to use, "0,2"; empty: all
     config.recipe = "default"  # or "published"
     config.stop = ml_collections.ConfigDict()  # of a descent, early; each clip by itself
-    config.stop.held_out = 0.0  # share of the neurons that are not descended to, and end it by their loss; 0: never
-    config.stop.patience = 30  # updates to wait for a lower one
+    config.stop.held_out = (
+        0.0  # share of the neurons that are not descended to, and end it once predicted no better; 0: never
+    )
+    config.stop.patience = 100  # updates to wait for a better prediction
     config.num_steps = 0  # 0: the recipe's
     config.default_recipe = ml_collections.ConfigDict()
     # See neurorecon.reconstruction.likelihoods; all but "poisson" are fitted to validation trials.

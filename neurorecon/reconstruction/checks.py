@@ -101,7 +101,7 @@ def recorded_clips(
                 f"{name}: expected finite values, found {values[clip, frame, column]} in clip {clip}, frame {frame}, "
                 f"column {column}; cut the trial to its valid length"
             )
-    weights, outside = held_out(recipe.stop, weights)
+    weights, outside = held_out(recipe.stop, weights, responses)
     return Recorded(*(jnp.asarray(x, dtype) for x in (responses, behaviour, baseline, weights, scale, outside)))
 
 

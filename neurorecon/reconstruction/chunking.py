@@ -59,7 +59,7 @@ def window_bytes(settings: Settings, variables: Sequence[Any], recorded: Recorde
       recorded: the clips.
     """
     alone = dataclasses.replace(settings, window_chunk=1, parallel=False, mesh=None)
-    by_clip = {name: name not in ("neuron_weights", "held_out") for name in recorded._fields}
+    by_clip = {name: name != "neuron_weights" for name in recorded._fields}
     clip = Recorded(**{name: _shapes(getattr(recorded, name), int(axis)) for name, axis in by_clip.items()})
     latent = jax.ShapeDtypeStruct(settings.shape, recorded.baseline.dtype)
     found = []

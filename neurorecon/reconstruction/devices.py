@@ -130,7 +130,7 @@ def _specs(args: tuple, *, movies: bool) -> tuple[tuple, tuple]:
     by_movie = PartitionSpec("model" if movies else None, "clip")
     by_model = PartitionSpec("model") if movies else PartitionSpec(None, "model")
     states = type(state)(everywhere, by_movie, by_movie, by_movie)
-    clips = type(recorded)(by_clip, by_clip, by_clip, everywhere, by_clip, everywhere)
+    clips = type(recorded)(by_clip, by_clip, by_clip, everywhere, by_clip, by_clip)
     return (everywhere, everywhere, states, by_model, clips, everywhere, everywhere), (states, by_movie)
 
 

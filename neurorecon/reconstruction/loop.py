@@ -56,7 +56,7 @@ class Recorded(NamedTuple):
       neuron_weights: (neuron,); 0 leaves a neuron out.
       prior_scale: (clip, time, height, width), times the latent: standard deviations of this clip over the prior's, see
         `adaptation`; (clip, 1, 1, 1) where there are none.
-      held_out: (neuron,) weights of those that are not descended to and decide when to stop, see `stopping`.
+      held_out: (clip, neuron) weights of those that are not descended to and decide when to stop, see `stopping`.
     """
 
     responses: jax.Array
@@ -123,9 +123,7 @@ def window_gradients(settings: Settings, encoder, variables, movie, clip: Record
             predicted = predict(encoder, variables, inputs, readout=settings.readout, precision=settings.precision)
             total, terms = losses.combine(recipe.losses, predicted, target, weights, mean=recipe.mean_loss)
             if recipe.stop:
-                others = place.valid[..., None] * clip.held_out
-                outside, _ = losses.combine(recipe.losses, predicted, target, others, mean=recipe.mean_loss)
-                terms["held_out_loss"] = outside
+                terms |= stopping.products(predicted, target, clip.held_out, place.valid)
             return total, terms
 
         inputs, to_pixels = jax.vjp(lambda s: make_inputs(s, behaviour, tuple(encoder.canvas), padding), seen)
@@ -176,6 +174,8 @@ def pixel_gradient(settings: Settings, variables: Sequence[Variables], movie, cl
     for name in traces[0]:
         values = [t[name] for t in traces]
         trace[name] = join_models(values, 0) if name.startswith("window_") else jnp.concatenate(values).mean()
+    if recipe.stop:
+        trace["held_out_correlation"] = stopping.correlation(trace)
     gradient = jnp.concatenate(gradients).mean(0)
     return devices.summed(settings.mesh, gradient, models=recipe.ensemble == "gradients"), trace
 
@@ -226,8 +226,8 @@ def _descend(settings: Settings, num_steps: int, state: State, variables: tuple,
     """`advance` for what one device holds."""
 
     def one_clip(args, members):
-        latent, optimiser, watch, responses, behaviour, baseline, prior_scale = args
-        clip = Recorded(responses, behaviour, baseline, recorded.neuron_weights, prior_scale, recorded.held_out)
+        latent, optimiser, watch, responses, behaviour, baseline, prior_scale, held_out = args
+        clip = Recorded(responses, behaviour, baseline, recorded.neuron_weights, prior_scale, held_out)
         # Compiled on its own, the step is traced once for the shapes of its trace and the loop together.
         step = jax.jit(partial(_step, settings, members, clip, mask, key), inline=True)
 
@@ -248,7 +248,7 @@ def _descend(settings: Settings, num_steps: int, state: State, variables: tuple,
 
     def one_movie(args):
         *descended, members = args
-        each = (recorded.responses, recorded.behaviour, recorded.baseline, recorded.prior_scale)
+        each = (recorded.responses, recorded.behaviour, recorded.baseline, recorded.prior_scale, recorded.held_out)
         clips = (*descended, *each)
         at_once = settings.clips_at_once if settings.parallel else 1
         return _batched(lambda clip: one_clip(clip, members), clips, at_once)

@@ -17,7 +17,7 @@ from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import losses as response_losses
 from neurorecon.reconstruction import parametrisations, updates, windows
 from neurorecon.reconstruction import priors as movie_priors
-from neurorecon.reconstruction.stopping import HeldOutNeurons
+from neurorecon.reconstruction.stopping import PRODUCTS, HeldOutNeurons
 
 MakePlan = Callable[[Any, int, jax.Array], windows.WindowPlan]
 MakeParametrisation = Callable[[tuple[int, int, int], Any], parametrisations.Parametrisation]
@@ -26,7 +26,7 @@ MakeParametrisation = Callable[[tuple[int, int, int], Any], parametrisations.Par
 _WITH_ARRAYS = ("losses", "priors", "parametrisation", "update", "plan")
 _ARRAY = object()  # stands for one in a recipe's structure
 
-TRACE_NAMES = ("loss", "penalty", "window_loss", "window_gradient_norm", "held_out_loss")
+TRACE_NAMES = ("loss", "penalty", "window_loss", "window_gradient_norm", "held_out_correlation", *PRODUCTS)
 
 
 @jax.tree_util.register_pytree_node_class

@@ -35,7 +35,8 @@ class Reconstruction:
       trace: name -> values (step, ...) before each update: `loss`, the response loss, and each of its terms before its
         weight, means over the encoders; each prior under its own name; `penalty` of the parametrisation;
         `window_loss` and `window_gradient_norm` (step, model, window), models in the order of the encoders;
-        `held_out_loss` where the recipe stops by it. Of a movie that stopped before others, the last values stay.
+        `held_out_correlation`, and the sums it is made of, where the recipe stops by it. Of a movie that stopped before
+        others, the last values stay.
       encoder_windows: windows pushed through encoders, forward and back, for one clip, in units of the frames that
         the encoder is trained on; the mean over clips that stopped at different steps.
       num_steps: updates made, the mean over movies and clips.

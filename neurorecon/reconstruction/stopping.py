@@ -1,7 +1,9 @@
-"""When to stop a descent: once neurons that it does not descend to are explained no better.
+"""When to stop a descent: once neurons that it does not descend to are predicted no better.
 
 What a movie gains from the noise of the neurons in use tells nothing of the others; what it gains from the stimulus
-does. No clip with a known movie is needed, and each clip, with each movie of its own, stops by itself.
+does. The measure is a correlation, not the response loss: that grows with the movie's contrast already while its
+pattern still gets better. No clip with a known movie is needed, and each clip, with each movie of its own, stops by
+itself.
 """
 
 import dataclasses
@@ -14,21 +16,24 @@ import numpy as np
 
 from neurorecon.errors import NeuroreconError
 
+PRODUCTS = ("held_out_both", "held_out_predicted", "held_out_recorded")  # sums over frames and neurons
+
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutNeurons:
-    """Stops where the response loss of neurons left out of the descent has not fallen for a while.
+    """Stops where the prediction of neurons left out of the descent has not become better for a while.
 
-    The movie is that of the update at which their loss, averaged over the last ones, was least.
+    The movie is that of the update at which the correlation of their predicted and recorded responses, averaged over
+    the last ones, was greatest.
 
     Attributes:
       share: of the neurons in use, between 0 and 0.5, evenly over their order.
-      patience: updates to wait for a lower loss.
+      patience: updates to wait for a greater correlation.
       decay: of the average over updates, whose windows differ; 0: none.
     """
 
     share: float = 0.1
-    patience: int = 30
+    patience: int = 100
     decay: float = 0.8
 
     def __post_init__(self) -> None:
@@ -44,15 +49,15 @@ class Watch(NamedTuple):
 
     Attributes:
       seen: () int, updates made.
-      average: () of the loss, weighted (1 - decay) decay^k.
-      least: () of the averages, corrected for their beginning.
+      average: () of the correlation, weighted (1 - decay) decay^k.
+      greatest: () of the averages, corrected for their beginning.
       waited: () int, updates since.
       latent: (time, height, width), that it belongs to.
     """
 
     seen: jax.Array
     average: jax.Array
-    least: jax.Array
+    greatest: jax.Array
     waited: jax.Array
     latent: jax.Array
 
@@ -62,7 +67,7 @@ def begun(rule: HeldOutNeurons | None, latent: jax.Array) -> Watch | tuple[()]:
     if rule is None:
         return ()
     count = jnp.zeros((), jnp.int32)
-    return Watch(count, jnp.zeros((), latent.dtype), jnp.asarray(jnp.inf, latent.dtype), count, latent)
+    return Watch(count, jnp.zeros((), latent.dtype), jnp.asarray(-jnp.inf, latent.dtype), count, latent)
 
 
 def looked(
@@ -73,20 +78,20 @@ def looked(
     Args:
       rule: of the recipe.
       watch: so far.
-      trace: with the held-out loss of `latent`.
+      trace: with the correlation that belongs to `latent`.
       latent: before the update.
     """
     if rule is None or not isinstance(watch, Watch):
         return ()
-    average = rule.decay * watch.average + (1 - rule.decay) * trace["held_out_loss"]
+    average = rule.decay * watch.average + (1 - rule.decay) * trace["held_out_correlation"]
     seen = watch.seen + 1
     now = average / (1 - rule.decay ** seen.astype(average.dtype))
-    better = now < watch.least
+    better = (now > watch.greatest) & (watch.seen > 0)  # never the start, which shows nothing
     return Watch(
         seen,
         average,
-        jnp.where(better, now, watch.least),
-        jnp.where(better, 0, watch.waited + 1),
+        jnp.where(better, now, watch.greatest),
+        jnp.where(better | (watch.seen == 0), 0, watch.waited + 1),
         jnp.where(better, latent, watch.latent),
     )
 
@@ -96,19 +101,51 @@ def goes_on(rule: HeldOutNeurons | None, watch: Watch | tuple[()]) -> jax.Array 
     return True if rule is None or not isinstance(watch, Watch) else watch.waited < rule.patience
 
 
-def held_out(rule: HeldOutNeurons | None, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(neuron,) weights of the neurons in the descent, and of those that decide when it ends.
+def products(predicted: jax.Array, recorded: jax.Array, weights: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+    """What a window adds to a correlation over frames and neurons, each neuron less its mean in the window.
+
+    Args:
+      predicted, recorded: (stack, time, neuron).
+      weights: (neuron,).
+      valid: (stack, time), which frames count.
+    """
+    counts = valid[..., None].astype(predicted.dtype)
+    number = jnp.maximum(counts.sum(), 1)
+    a, b = (counts * (x - (counts * x).sum((0, 1)) / number) for x in (predicted, recorded))
+    sums = ((a * b * weights).sum(), (a * a * weights).sum(), (b * b * weights).sum())
+    return dict(zip(PRODUCTS, sums))
+
+
+def correlation(trace: dict[str, jax.Array]) -> jax.Array:
+    """() of the sums of `products`; 0 where nothing varies."""
+    both, predicted, recorded = (trace[name] for name in PRODUCTS)
+    return both / jnp.sqrt(jnp.maximum(predicted * recorded, 1e-12))
+
+
+def held_out(rule: HeldOutNeurons | None, weights: np.ndarray, responses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the neurons in the descent (neuron,), and of those that decide when it ends (clip, neuron).
+
+    The latter weigh one over the variance of their responses in the clip.
+
+    Args:
+      rule: of the recipe.
+      weights: (neuron,), 0 for neurons not in use.
+      responses: (clip, time, neuron); frames without any response are those that fill clips up to a common length.
 
     Raises:
       NeuroreconError: too few neurons in use for both.
     """
     if rule is None:
-        return weights, np.zeros_like(weights)
+        return weights, np.zeros((len(responses), len(weights)))
     used = np.flatnonzero(weights)
     number = max(1, round(rule.share * len(used)))
     if number >= len(used):
         raise NeuroreconError(f"held-out neurons: expected at least 2 neurons in use, found {len(used)}")
     chosen = used[np.arange(number) * len(used) // number + math.ceil(len(used) / number) // 2]
-    outside = np.zeros_like(weights)
-    outside[chosen] = weights[chosen]
-    return weights - outside, outside
+    inside = weights.copy()
+    inside[chosen] = 0
+    outside = np.zeros((len(responses), len(weights)))
+    for clip, of_clip in zip(outside, responses):
+        variance = of_clip[(of_clip != 0).any(1)][:, chosen].var(0) if of_clip.any() else np.zeros(number)
+        clip[chosen] = np.where(variance > 0, 1 / np.where(variance > 0, variance, 1), 0)
+    return inside, outside
