@@ -15,8 +15,8 @@ import ml_collections
 import numpy as np
 
 from experiments import cli
+from experiments.alpha_masks import given_alpha
 from experiments.inputs import ensemble_of
-from experiments.preparation import given_alpha
 from neurorecon import runs
 from neurorecon.encoders import predict_trial
 from neurorecon.encoders.canvas import crop_from_canvas

@@ -12,6 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from experiments.alpha_masks import alpha_of
 from experiments.decoder_training import claimed, trained_decoder
 from experiments.inputs import Ensemble, ensemble_of, fold_trials
 from experiments.spectra import prior_of
@@ -23,16 +24,13 @@ from neurorecon.errors import NeuroreconError
 from neurorecon.evaluation import decodable_mask, fit_linear_decoder, neuron_correlations
 from neurorecon.evaluation.linear_decoder import LinearDecoder
 from neurorecon.files import save_npz
-from neurorecon.reconstruction import Recipe, default_recipe, losses, masks, prior_alone, published_recipe
+from neurorecon.reconstruction import Recipe, default_recipe, losses, prior_alone, published_recipe
 from neurorecon.reconstruction.calibration import Calibration, fit_calibration
 from neurorecon.reconstruction.likelihoods import fit_likelihood
 from neurorecon.reconstruction.noise import ResponseNoise, fit_noise
 from neurorecon.reconstruction.stopping import HeldOutNeurons
 from neurorecon.recordings import Recording, Trial
-from neurorecon.recordings.npy import load_numbers
 from neurorecon.training.trainer import split_trials
-
-MASK_TRIALS = 6  # training clips on which the encoders' sensitivity is measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +220,7 @@ def prepare_animal(
     fit = [recording.target(i) for i in fit_ids]
     validation = [recording.target(i) for i in validation_ids]
     shown = fit if config.mask.fold < 0 else [recording.target(i) for i in fold_trials(recording, config.mask.fold)]
-    alpha = _alpha(config, folder, shown, ensemble, readout, recording.name, index)
+    alpha = alpha_of(config, folder, shown, ensemble, readout, recording.name, index)
     screen_alpha = crop_from_canvas(alpha, recording.frame_shape)
     mask = screen_alpha >= (1.0 if config.mask.kind == "alpha" else config.mask.threshold)
     decoder = None
@@ -299,70 +297,6 @@ def prepare_animal(
         grey=mean,
         level=level,
     )
-
-
-def _alpha(
-    config: ml_collections.ConfigDict,
-    folder: Path,
-    fit: list[Trial],
-    ensemble: Ensemble,
-    readout: int,
-    name: str,
-    index: int,
-) -> np.ndarray:
-    """(height, width) of the screen or canvas; kept in `folder`/masks/NAME.npz."""
-    path = folder / "masks" / f"{name}.npz"
-    if path.is_file():
-        return runs.load_arrays(path)["alpha"]
-    if config.mask.files:
-        alpha = given_alpha(Path(config.mask.files), name, index)
-        encoder = ensemble.members[0][0]
-        if alpha.shape not in (tuple(encoder.screen), tuple(encoder.canvas)) or not np.isfinite(alpha).all():
-            raise NeuroreconError(
-                f"--config.mask.files {config.mask.files}: {name}: expected a finite mask of {tuple(encoder.screen)} "
-                f"or {tuple(encoder.canvas)}, found {alpha.shape}"
-            )
-        save_npz(path, alpha=alpha, kind=config.mask.kind)
-        return alpha
-    if config.mask.kind == "none":
-        alpha = np.ones(fit[0].stimulus.shape[1:], np.float32)
-    elif config.mask.kind == "sensitivity":
-        few = fit[:: max(1, len(fit) // MASK_TRIALS)][:MASK_TRIALS]
-        alpha = masks.sensitivity_map(
-            ensemble.members,
-            [t.stimulus for t in few],
-            [t.behaviour for t in few],
-            readout=readout,
-            key=jax.random.key(config.seed),
-        )
-    elif config.mask.kind == "alpha":
-        alpha = masks.train_alpha_mask(
-            *ensemble.members[0],
-            [t.stimulus for t in fit],
-            [t.behaviour for t in fit],
-            [t.responses for t in fit],
-            readout=readout,
-            num_steps=config.mask.num_steps,
-            key=jax.random.key(config.seed),
-        )
-    else:
-        raise NeuroreconError(f"--config.mask.kind: expected sensitivity, alpha or none, found {config.mask.kind!r}")
-    save_npz(path, alpha=np.asarray(alpha), kind=config.mask.kind)
-    return np.asarray(alpha)
-
-
-def given_alpha(folder: Path, name: str, index: int) -> np.ndarray:
-    """The mask of an animal in `config.mask.files`, (height, width) of the screen or canvas.
-
-    Raises:
-      NeuroreconError: there is none, or it can't be read.
-    """
-    own, published = folder / f"{name}.npz", folder / f"mask_m{index}.npy"
-    if own.is_file():
-        return runs.load_arrays(own)["alpha"]
-    if published.is_file():
-        return load_numbers(published)
-    raise NeuroreconError(f"--config.mask.files: expected {own} or {published.name} there, found neither")
 
 
 def _recipe(

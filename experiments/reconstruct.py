@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from experiments import cli
 from experiments.adapted import PriorScales, adapts, first_clips, steps_of
+from experiments.alpha_masks import given_alpha
 from experiments.corrections import Correction, save_movie, spread_clips
 from experiments.decoder_training import NAME
 from experiments.descent_groups import clips_at_once, descended, groups_of
@@ -33,7 +34,7 @@ from experiments.descents import Descent, members_of, movie_path
 from experiments.evaluate import evaluate
 from experiments.inputs import Ensemble, ensemble_of, fold_clips, located, recordings_of
 from experiments.job_arrays import Job, first_alone, job_of, made_once, told
-from experiments.preparation import Animal, Kept, given_alpha, prepare_animal
+from experiments.preparation import Animal, Kept, prepare_animal
 from experiments.report import report
 from experiments.spectra import PRIOR_MEANS
 from experiments.train import train_encoders
