@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+import experiments.alpha_masks
 import experiments.bauer2026
-import experiments.preparation
 from experiments.bauer2026 import ROWS, VARIANTS, replicate
 from experiments.bauer2026_stimuli import mean_behaviour, stimuli
 from experiments.configs.bauer2026 import CLIPS, get_config
@@ -324,7 +324,7 @@ def test_masks_and_priors_never_see_the_fold(published, tmp_path, monkeypatch):
         shown.append(stimuli)
         raise NeuroreconError("far enough")
 
-    monkeypatch.setattr(experiments.preparation.masks, "train_alpha_mask", noted)
+    monkeypatch.setattr(experiments.alpha_masks.masks, "train_alpha_mask", noted)
     recording = open_recording(published / "data" / ANIMALS[0])
     for number, expected in ((1, {1}), (-1, {1, 2, 3})):
         config = config_of(published, animals=ANIMALS[0], mask__files="", mask__fold=number)
