@@ -83,7 +83,12 @@ def arguments(options: argparse.Namespace) -> tuple[Settings, tuple, chunking.At
     responses, behaviour = (np.stack([x] * options.clips) for x in (trial.responses, trial.behaviour))
     weights, scales = np.ones(size["neurons"]), np.ones((options.clips, 1, 1, 1))
     recorded = Recorded(
-        responses, behaviour, np.zeros(latent.shape[1:], np.float32), weights, scales, 0 * responses[:, 0]
+        responses,
+        behaviour,
+        np.zeros(latent.shape[1:], np.float32),
+        weights,
+        scales,
+        np.zeros((options.clips, size["neurons"])),
     )
     recorded = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), recorded)
     mask = place_on_canvas(np.ones(encoder.screen, np.float32), shape[1:])

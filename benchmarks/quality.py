@@ -144,6 +144,12 @@ def movies_of(folder: Path, name: str, trial: str, animal: str = "mouse") -> dic
     return found
 
 
+def scored(arrays: dict[str, np.ndarray], truth: np.ndarray, movie: np.ndarray, *, own: bool) -> dict[str, float]:
+    """Correlation inside the mask of a reconstruction's file; what it cost, if the movie is its `own`."""
+    cost = {name: float(arrays[name]) for name in ("encoder_windows", "seconds")} if own else {}
+    return {"correlation": movie_metrics(truth, movie, arrays["mask"])["movie_correlation"], **cost}
+
+
 def rows_of(
     options: argparse.Namespace,
     config: ml_collections.ConfigDict,
@@ -162,17 +168,15 @@ def rows_of(
         for name in options.recipes:
             for label, movie in movies_of(folder, name, first.trial).items():
                 arrays = runs.load_arrays(folder / name / "reconstructions" / "mouse" / f"{first.trial}.npz")
-                mask = arrays["mask"]
-                score = movie_metrics(truth, movie[skip:], mask)["movie_correlation"]
-                row = {"animal": animal, "kind": first.kind, "clip": first.clip, "recipe": label, "correlation": score}
+                row = {"animal": animal, "kind": first.kind, "clip": first.clip, "recipe": label}
+                row |= scored(arrays, truth, movie[skip:], own=label == name)
                 if label == name:
-                    row["encoder_windows"], row["seconds"] = float(arrays["encoder_windows"]), float(arrays["seconds"])
                     # Fitted to noise: right for the responses that it came from, less so for those to the same clip.
                     for which, trial in zip(("own_responses", "other_responses"), trials):
                         predicted = predict_ensemble(ensemble.members, movie.astype(np.float32), trial.behaviour)
                         row[which] = float(neuron_correlations([predicted], [trial.responses], skip=skip).mean())
                 if label == name and "movie_std" in arrays:
-                    covered = interval_coverage(truth, movie[skip:], arrays["movie_std"][skip:], mask)
+                    covered = interval_coverage(truth, movie[skip:], arrays["movie_std"][skip:], arrays["mask"])
                     row |= {f"coverage_{round(100 * level)}": share for level, share in covered.items()}
                 yield row
 
@@ -204,12 +208,8 @@ def salamander_rows(options: argparse.Namespace, folder: Path) -> Iterator[dict[
             truth = recording.target(trial).stimulus[config.skip_frames :]
             for label, movie in movies_of(folder, name, trial, recording.name).items():
                 arrays = runs.load_arrays(folder / name / "reconstructions" / recording.name / f"{trial}.npz")
-                score = movie_metrics(truth, movie[config.skip_frames :], arrays["mask"])["movie_correlation"]
                 row = {"animal": "salamander", "kind": "salamander", "clip": int(trial), "recipe": label}
-                row["correlation"] = score
-                if label == name:
-                    row["encoder_windows"], row["seconds"] = float(arrays["encoder_windows"]), float(arrays["seconds"])
-                yield row
+                yield row | scored(arrays, truth, movie[config.skip_frames :], own=label == name)
 
 
 def given_animal(text: str) -> tuple[int, int, float]:

@@ -114,7 +114,7 @@ def test_resumed_is_uninterrupted(name):
             np.testing.assert_array_equal(again.trace[key], values)
 
 
-def test_without_a_fall_it_ends_at_the_last_update():
+def test_with_more_patience_than_updates_it_ends_at_the_last():
     recipe = RECIPES["default"].replace(stop=dataclasses.replace(RULE, patience=STEPS))
     found = descend(recipe, clip(), num_steps=5)
     assert found.num_steps == 5 and found.trace["held_out_correlation"].shape == (1, 5)
