@@ -57,6 +57,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "linear_prior": {"prior.mean": "linear_decoder"},
     "convolutional_prior": {"prior.mean": "convolutional_decoder"},
     "common_prior": {"prior.adapt_clips": 0},
+    "unwhitened_first": {"prior.first_exponent": 1.0},
     "calibrated": {"calibration_clips": 4},
     "samples": {"posterior.samples": 8},
     "held_out": {"stop.held_out": 0.1},

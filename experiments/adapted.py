@@ -9,7 +9,7 @@ import numpy as np
 from experiments.descents import Descent, movie_path, neurons_of
 from experiments.preparation import Animal
 from neurorecon import runs
-from neurorecon.reconstruction.adaptation import Adaptation, fit_adaptation
+from neurorecon.reconstruction.adaptation import Adaptation, fit_adaptation, whitened_std
 
 
 def adapts(config: ml_collections.ConfigDict) -> bool:
@@ -35,6 +35,13 @@ def steps_of(config: ml_collections.ConfigDict, descent: Descent) -> int:
         return first_steps(config)
     steps = config.num_steps or descent.animal.recipe.num_steps
     return steps + (first_steps(config) if first_clips(config, descent.animal) else 0)
+
+
+def first_scale(config: ml_collections.ConfigDict, animal: Animal, num_frames: int) -> np.ndarray:
+    """(time, height, width) what the prior of first reconstructions of so many frames is scaled by."""
+    prior = animal.recipe.parametrisation
+    shape = (num_frames, *animal.training_movies[0].shape[1:])
+    return whitened_std(prior.power(shape), config.prior.first_exponent)  # type: ignore[attr-defined]
 
 
 class PriorScales:

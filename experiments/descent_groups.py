@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from experiments.adapted import PriorScales, first_steps
+from experiments.adapted import PriorScales, first_scale, first_steps
 from experiments.descents import Descent, arguments_of, behaviour_of, kept_in, movie_path, neurons_of, responses_of
 from experiments.inputs import Ensemble
 from neurorecon import hosts, runs
@@ -274,13 +274,16 @@ def descended(
         return unpadded(made, encoders, recipe, num_frames) if fills else made
 
     scale, progress, before = None, _progress(group, fill), 0
-    if scales.wanted(first):
-        scale, ones = _scale_begun(group, fill), np.ones((group.size, num_frames, *encoders[0][0].screen), np.float32)
+    if first.kind == "first":
+        scale = np.stack([first_scale(config, first.animal, num_frames)] * group.size)
+    elif scales.wanted(first):
+        scale, whiter = _scale_begun(group, fill), first_scale(config, first.animal, num_frames)
         before = first_steps(config)
         if scale is None:
             with kept_in(**keep, progress=progress, labels=labels) as resume:
                 to_the_end = arguments["recipe"].replace(stop=None)
-                seen = reconstructed(resume, ones, num_steps=before, recipe=to_the_end)
+                whiter = np.stack([whiter] * group.size)
+                seen = reconstructed(resume, whiter, num_steps=before, recipe=to_the_end)
             own = partial(_scales, scales, group.descents, responses, seen.movie)
             scale, progress = hosts.agreed(own)[fill], None
         else:

@@ -244,6 +244,8 @@ def _check_choices(config: ml_collections.ConfigDict) -> None:
             "--config.prior: expected adapt_clips of 2 or more, or 0 for one spectrum, and first_steps of 1 or more, "
             f"found {config.prior.adapt_clips} and {config.prior.first_steps}"
         )
+    if not 0 <= config.prior.first_exponent <= 1:
+        raise NeuroreconError(f"--config.prior.first_exponent: expected 0 to 1, found {config.prior.first_exponent}")
     if not 0 <= config.stop.held_out <= 0.5 or config.stop.patience < 1:
         raise NeuroreconError(
             "--config.stop: expected a held_out share of 0 to 0.5 and a patience of 1 or more, found "

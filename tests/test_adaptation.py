@@ -7,7 +7,7 @@ import scipy.fft
 
 from neurorecon.errors import NeuroreconError
 from neurorecon.reconstruction import default_recipe, posterior_draws, reconstruct, reconstruct_clips
-from neurorecon.reconstruction.adaptation import BINS, SHRINK, fit_adaptation
+from neurorecon.reconstruction.adaptation import BINS, SHRINK, fit_adaptation, whitened_std
 from neurorecon.reconstruction.noise import ResponseNoise
 from neurorecon.reconstruction.padding import padded, unpadded
 from neurorecon.reconstruction.priors import frequency_bands, natural_power
@@ -188,3 +188,20 @@ def test_samples_are_drawn_from_the_clips_own_prior():
     scaled = posterior_draws(recipe, noise, responses[0], prediction, prior_scale=scale, **given)[1][0]
     ratio = scipy.fft.dctn(scaled, norm="ortho") / scipy.fft.dctn(plain, norm="ortho")
     np.testing.assert_allclose(ratio, scale, rtol=2e-2)
+
+
+def test_a_whiter_prior_has_the_same_variance():
+    for exponent in (0.0, 0.3, 0.6, 1.0):
+        variance = whitened_std(POWER, exponent).astype(np.float64) ** 2 * POWER
+        assert variance.sum() == pytest.approx(POWER.sum(), rel=1e-6)
+        slope = np.polyfit(np.log(POWER).ravel(), np.log(variance).ravel(), 1)[0]
+        assert slope == pytest.approx(exponent, abs=1e-6)
+    np.testing.assert_array_equal(whitened_std(POWER, 1.0), 1)
+
+
+@pytest.mark.parametrize(
+    "power, exponent", [(POWER, 1.1), (POWER, -0.1), (POWER, np.nan), (0 * POWER, 0.6), (np.inf * POWER, 0.6)]
+)
+def test_a_whiter_prior_of_nothing(power, exponent):
+    with pytest.raises(NeuroreconError, match=r"^(exponent|power): expected"):
+        whitened_std(power, exponent)

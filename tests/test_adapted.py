@@ -199,6 +199,23 @@ def test_nothing_is_made_for_movies_that_are_there(given, adapted, tmp_path):
     assert not (tmp_path / "copy" / "first").exists()
 
 
+def test_first_reconstructions_have_a_whiter_prior(given, adapted, tmp_path):
+    """Fast and fine detail, which the animal's prior holds back, is stronger in them; the second descent differs."""
+    folder = run(given, tmp_path, prior__first_exponent=1.0, controls="")
+    for path in (folder / "first" / "mouse1").iterdir():
+        one, whiter = (runs.load_arrays(p)["movie"] for p in (path, adapted / "first" / "mouse1" / path.name))
+        rough = [np.abs(np.diff(np.diff(m, axis=0), axis=2)).mean() / m.std() for m in (one, whiter)]
+        assert rough[1] > 1.05 * rough[0]
+    assert np.abs(movie(folder, ORACLE[0]) - movie(adapted, ORACLE[0])).max() > 1e-3
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.5])
+def test_an_exponent_that_makes_no_sense(given, tmp_path, wrong):
+    with pytest.raises(NeuroreconError, match=r"^--config\.prior\.first_exponent: expected 0 to 1, found"):
+        run(given, tmp_path / "new", prior__first_exponent=wrong)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("changes", [{"prior__adapt_clips": 1}, {"prior__adapt_clips": -3}, {"prior__first_steps": 0}])
 def test_faults_are_one_line(given, tmp_path, changes):
     with pytest.raises(NeuroreconError, match=r"^--config.prior: expected adapt_clips of 2 or more, or 0") as caught:

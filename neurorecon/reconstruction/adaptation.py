@@ -8,7 +8,8 @@ clip then follows x, and a second descent under the prior of that spectrum. Freq
 
 Energies of one clip err together, since its noise does, and they say nothing where l is small. So x is found for all
 bands at once, with the covariance that it has among training movies, which is mostly level and slope over spatial and
-temporal frequency (maximum a posteriori; Morris 1983 is the ancestor of such estimates).
+temporal frequency (maximum a posteriori; Morris 1983 is the ancestor of such estimates). The first descent may have a
+whiter prior than the second (`whitened_std`), so that fine and fast scales show in it.
 """
 
 import dataclasses
@@ -138,6 +139,28 @@ def fit_adaptation(
     if len(logs) < 2:
         raise NeuroreconError(f"adaptation: expected 2 training movies of {num_frames} frames, found {len(logs)}")
     return Adaptation(power, num_frames, used, transfer, remainder, _smooth_covariance(np.stack(logs), used))
+
+
+def whitened_std(power: np.ndarray, exponent: float) -> np.ndarray:
+    """Standard deviation of each coefficient where its variance is power^exponent, over the one where it is power.
+
+    Both priors have the same total variance. (time, height, width) float32; an exponent of 1 changes nothing, of 0 makes
+    white noise.
+
+    Args:
+      power: (time, height, width) prior variance of each cosine coefficient.
+      exponent: from 0 to 1.
+
+    Raises:
+      NeuroreconError: another exponent, or a variance that is not above 0.
+    """
+    power = np.asarray(power, np.float64)
+    if not 0 <= exponent <= 1:
+        raise NeuroreconError(f"exponent: expected 0 to 1, found {exponent}")
+    if not (np.isfinite(power) & (power > 0)).all():
+        raise NeuroreconError("power: expected finite variances above 0, found others")
+    whiter = power**exponent
+    return np.sqrt(whiter * (power.sum() / whiter.sum()) / power).astype(np.float32)
 
 
 def _smooth_covariance(logs: np.ndarray, used: np.ndarray) -> np.ndarray:
