@@ -125,7 +125,7 @@ def get_config() -> ml_collections.ConfigDict:
     # validation clips tell what such a one shows of a movie. 0: one spectrum for all clips.
     config.prior.adapt_clips = 8
     config.prior.first_steps = 20  # updates of the first reconstruction
-    config.prior.first_exponent = 0.6  # of the variances of its prior, which is whiter so that fine scales show in it
+    config.prior.first_exponent = 0.8  # of the variances of its prior, which is whiter so that fine scales show in it
     config.mask = ml_collections.ConfigDict()
     config.mask.kind = "sensitivity"  # or "alpha" (published), or "none"
     config.mask.threshold = 0.3  # of the sensitivity's maximum; the published alpha mask is evaluated at 1

@@ -19,4 +19,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.default_recipe.num_steps = 12
     config.default_recipe.learning_rate = 0.6
     config.prior.first_steps = 8
+    config.prior.first_exponent = 1.0  # so few updates show no more of fine scales under a whiter prior
     return config
