@@ -23,6 +23,7 @@ from neurorecon.decoders import (
 from neurorecon.decoders.fitting import DecoderState
 from neurorecon.decoders.settings import check_decoder_settings
 from neurorecon.errors import NeuroreconError
+from neurorecon.evaluation.linear_decoder import LinearDecoder
 from neurorecon.files import save_npz
 from neurorecon.recordings import Recording
 from neurorecon.training.trainer import split_trials
@@ -100,6 +101,7 @@ def trained_decoder(
         with tqdm(total=settings.folds + 1, desc=f"{recording.name}: linear part", unit="fit") as bar:
             stage = fit_linear_stage(*trials, **given, on_fit=lambda done, _: bar.update(done - bar.n))
         save_npz(linear, **stage.to_arrays())
+    tell_components(recording, stage.decoder)
     checkpoints = runs.Checkpoints(progress / "checkpoints")
     with tqdm(total=settings.num_steps, desc=f"{recording.name}: network", unit="step", mininterval=2.0) as bar:
         saved = time.monotonic()
@@ -126,6 +128,15 @@ def trained_decoder(
         f"of the linear part {decoder.linear_correlation:.3f}"
     )
     return decoder
+
+
+def tell_components(recording: Recording, decoder: LinearDecoder) -> None:
+    """Prints that a linear decoder sees less than all neurons, if it does."""
+    if decoder.components:
+        print(
+            f"{recording.name}: the linear decoder has the {decoder.components} leading principal components of "
+            f"{recording.num_neurons} neurons, which would not fit into its memory"
+        )
 
 
 def _trials(stored: ml_collections.ConfigDict, recording: Recording) -> tuple[list[Any], list[Any]]:

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from experiments.alpha_masks import alpha_of
-from experiments.decoder_training import claimed, trained_decoder
+from experiments.decoder_training import claimed, tell_components, trained_decoder
 from experiments.inputs import Ensemble, ensemble_of, fold_trials
 from experiments.spectra import prior_of
 from neurorecon import runs
@@ -240,11 +240,7 @@ def prepare_animal(
             skip_frames=min(config.skip_frames, min(t.num_frames for t in validation) // 2),
             square_root=root,
         )
-        if decoder.components:
-            print(
-                f"{recording.name}: the linear decoder has the {decoder.components} leading principal components of "
-                f"{recording.num_neurons} neurons, which would not fit into its memory"
-            )
+        tell_components(recording, decoder)
     if config.decodable_fraction > 0 and decoder is not None:
         decoded = [decoder.predict(t.responses) for t in validation]
         mask = decodable_mask([t.stimulus for t in validation], decoded, config.decodable_fraction)

@@ -317,3 +317,21 @@ def test_reproduces_the_salamander_figures():
     assert round(found["everywhere"], 3) == 0.040
     assert round(found["best_quarter"], 3) == 0.090
     assert round(found["best_quarter_smoothed"], 3) == 0.187
+
+
+def test_a_run_tells_that_it_decodes_components(trained, capsys):
+    from types import SimpleNamespace
+
+    from experiments.decoder_training import tell_components
+
+    (responses, movies), validation, whole = trained
+    limit = ridge.bytes_needed(10**6, 3 * 20, HEIGHT * WIDTH) / 2**30
+    some = fit_linear_decoder(
+        responses, movies, *validation, num_lags=6, lag_step=2, penalties=(0.1,), memory_limit_gib=limit
+    )
+    for decoder in (whole, some):
+        tell_components(SimpleNamespace(name="mouse1", num_neurons=NUM_NEURONS), decoder)
+    assert capsys.readouterr().out == (
+        f"mouse1: the linear decoder has the 20 leading principal components of {NUM_NEURONS} neurons, which would not "
+        "fit into its memory\n"
+    )

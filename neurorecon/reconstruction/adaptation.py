@@ -144,8 +144,8 @@ def fit_adaptation(
 def whitened_std(power: np.ndarray, exponent: float) -> np.ndarray:
     """Standard deviation of each coefficient where its variance is power^exponent, over the one where it is power.
 
-    Both priors have the same total variance. (time, height, width) float32; an exponent of 1 changes nothing, of 0 makes
-    white noise.
+    Both priors have the same total variance; an exponent of 1 changes nothing, of 0 makes white noise. (time, height,
+    width) float32.
 
     Args:
       power: (time, height, width) prior variance of each cosine coefficient.
