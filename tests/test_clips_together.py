@@ -359,7 +359,8 @@ def test_gradients_are_zero_on_padding_whatever_stands_there(name):
     stacked = jax.tree.map(lambda x: x[None], variables)
 
     def gradient(shown, responses, behaviour):
-        clip = Recorded(responses, behaviour, np.zeros(shape, np.float32), np.ones(responses.shape[1], np.float32), 1.0)
+        ones = np.ones(responses.shape[1], np.float32)
+        clip = Recorded(responses, behaviour, np.zeros(shape, np.float32), ones, 1.0, 0.0)
         return np.asarray(jax.jit(pixel_gradient)(settings, [stacked], shown, clip, jax.random.key(0))[0])
 
     plain = gradient(shown, longer.responses[0], longer.behaviour[0])

@@ -127,6 +127,7 @@ def descended(reference, members, *, short=False):
         baseline=jnp.zeros(settings.shape),
         neuron_weights=jnp.ones(responses.shape[1]),
         prior_scale=jnp.ones((1, 1, 1)),
+        held_out=jnp.zeros(responses.shape[1]),
     )
     return settings, stacked, clip
 

@@ -64,7 +64,7 @@ class Recorded(NamedTuple):
     baseline: jax.Array
     neuron_weights: jax.Array
     prior_scale: jax.Array
-    held_out: jax.Array | float = 0.0
+    held_out: jax.Array
 
 
 @partial(
