@@ -232,7 +232,13 @@ def main() -> None:
     parser.add_argument("--likelihood_weights", default="1,10,100", help="besides the default's own")
     parser.add_argument("--steps", type=int, default=200, help="of the default recipe in other weights (default 200)")
     parser.add_argument("--learning_rate", type=float, default=0.3, help="in other weights (default 0.3, its own)")
-    parser.add_argument("--canvas", action="store_true", help="also descend the whole canvas by the default recipe")
+    parser.add_argument(
+        "--canvas",
+        nargs="?",
+        const="also",
+        choices=["also", "only"],
+        help="other weights also descend the whole canvas; only: nothing but that",
+    )
     parser.add_argument("--every", type=int, default=1, help="updates between two looks at the loss (default 1)")
     parser.add_argument("--sensorium", type=Path, help="checkout of lRomul/sensorium")
     parser.add_argument("--reconstruction", type=Path, help="checkout of movie_reconstruction_code")
@@ -269,7 +275,8 @@ def main() -> None:
             seen = ", ".join(f"{loss:.5f}" for loss in losses_of(encoder, trials, jnp.asarray(movie, jnp.float32)))
             print(f"{name}: loss {seen}, of the recorded responses and the expected ones, where these are known")
         report("default", watched(encoder, trials, default_recipe(), 1), marks, each, source)
-        for canvas, weight in itertools.product([False, True] if options.canvas else [False], weights):
+        canvases = {None: [False], "also": [False, True], "only": [True]}[options.canvas]
+        for canvas, weight in itertools.product(canvases, weights):
             changes = {"num_steps": options.steps, "canvas": canvas, "learning_rate": options.learning_rate}
             recipe = default_recipe(likelihood_weight=weight, **changes)
             name = f"default, {'whole canvas, ' if canvas else ''}likelihood weight {weight:g}"
