@@ -274,7 +274,7 @@ def main() -> None:
         for name, movie in (("grey", np.full_like(trials[0].stimulus, 127.5)), ("true movie", trials[0].stimulus)):
             seen = ", ".join(f"{loss:.5f}" for loss in losses_of(encoder, trials, jnp.asarray(movie, jnp.float32)))
             print(f"{name}: loss {seen}, of the recorded responses and the expected ones, where these are known")
-        report("default", watched(encoder, trials, default_recipe(), 1), marks, each, source)
+        report("default", watched(encoder, trials, default_recipe(), options.every), marks, each, source)
         canvases = {None: [False], "also": [False, True], "only": [True]}[options.canvas]
         for canvas, weight in itertools.product(canvases, weights):
             changes = {"num_steps": options.steps, "canvas": canvas, "learning_rate": options.learning_rate}
