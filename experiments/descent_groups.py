@@ -275,14 +275,13 @@ def descended(
 
     scale, progress, before = None, _progress(group, fill), 0
     if first.kind == "first":
-        scale = np.stack([first_scale(config, first.animal, num_frames)] * group.size)
+        scale = _first_scales(config, group, num_frames)
     elif scales.wanted(first):
-        scale, whiter = _scale_begun(group, fill), first_scale(config, first.animal, num_frames)
-        before = first_steps(config)
+        scale, before = _scale_begun(group, fill), first_steps(config)
         if scale is None:
             with kept_in(**keep, progress=progress, labels=labels) as resume:
                 to_the_end = arguments["recipe"].replace(stop=None)
-                whiter = np.stack([whiter] * group.size)
+                whiter = _first_scales(config, group, num_frames)
                 seen = reconstructed(resume, whiter, num_steps=before, recipe=to_the_end)
             own = partial(_scales, scales, group.descents, responses, seen.movie)
             scale, progress = hosts.agreed(own)[fill], None
@@ -317,6 +316,10 @@ def _scale_begun(group: Group, fill: list[int]) -> np.ndarray | None:
         here = [begun.trials.index(d.trial_id) for d in group.descents]
         found = {"prior_scale": begun.prior_scale[[here[k] for k in fill]]}
     return hosts.arrays_from_first(found).get("prior_scale")
+
+
+def _first_scales(config: ml_collections.ConfigDict, group: Group, num_frames: int) -> np.ndarray:
+    return np.stack([first_scale(config, group.descents[0].animal, num_frames)] * group.size)
 
 
 def _scales(
